@@ -21,7 +21,9 @@ on(event, f) { (listeners[event] = listeners[event] || []).push(f); },
 off(event, f) { listeners[event] = (listeners[event] || []).filter((g) => g !== f); },
 save_changes() {},
 };
+const widget = (() => {
 %(code)s
+})();
 (function start(tries) {
 const el = [...document.querySelectorAll('[data-embed="%(id)s"]')].find((e) => !e.dataset.ready);
 if (!el) return tries && setTimeout(start, 50, tries - 1);
@@ -75,7 +77,8 @@ def embed(javascript: str, state: dict, fallback_html: str) -> str:
             "the JavaScript has an 'import' or a named 'export', which cannot run inside a page's "
             "inline script; put all code in one text with one 'export default'"
         )
-    code = re.sub(r"^export default ", "const widget = ", code, flags=re.MULTILINE)
+    # In a function of its own, so that its names cannot clash with the shim's.
+    code = re.sub(r"^export default ", "return ", code, flags=re.MULTILINE)
     data = json.dumps(state, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     name = "e" + hashlib.sha256("\0".join((code, data, fallback_html)).encode()).hexdigest()[:12]
     # "</script>" or "<!--" inside a script would end it or change how it is read.
