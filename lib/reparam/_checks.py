@@ -1,0 +1,70 @@
+"""Checks of what callers pass in: one clear error that says what came and what was wanted."""
+
+import torch
+from torch import Tensor
+
+
+def any_true(condition: Tensor) -> bool:
+    """`bool(condition.any())`, or False where values cannot be looked at (compiling, vmap)."""
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        return bool(condition.any())
+    except RuntimeError:  # inside torch.func.vmap a value has no truth
+        return False
+
+
+def check_float(**tensors: Tensor) -> None:
+    """Each one is a floating-point tensor with at least one value, and none of them NaN."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{name} must be a tensor, got {type(tensor).__name__}: "
+                f"torch.as_tensor({name}) makes one"
+            )
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"{name} must hold floating-point numbers, got dtype {tensor.dtype}: "
+                f"use {name}.float()"
+            )
+        if tensor.numel() == 0:
+            raise ValueError(f"{name} is empty, got shape {tuple(tensor.shape)}")
+        nan = tensor.isnan()
+        if any_true(nan):
+            raise ValueError(
+                f"{name} holds NaN in {int(nan.sum())} of its {tensor.numel()} values: "
+                "look for the first operation upstream that makes them "
+                "(torch.autograd.set_detect_anomaly(True) names it)"
+            )
+
+
+def check_alike(**tensors: Tensor) -> None:
+    """All of them share dtype and device with the first."""
+    (first_name, first), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.dtype != first.dtype or tensor.device != first.device:
+            raise ValueError(
+                f"{first_name} and {name} must share dtype and device, got "
+                f"{first.dtype} on {first.device} and {tensor.dtype} on {tensor.device}: "
+                f"use {name}.to({first_name})"
+            )
+
+
+def check_same_shape(**tensors: Tensor) -> None:
+    """All of them have the shape of the first."""
+    (first_name, first), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.shape != first.shape:
+            raise ValueError(
+                f"{first_name} and {name} must have one shape, got {tuple(first.shape)} and "
+                f"{tuple(tensor.shape)}: expand the smaller one first, so that every entry "
+                "has noise of its own"
+            )
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """An `int` of at least `least` (a bool is not a count)."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__} ({value!r})")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -1,0 +1,861 @@
+"""Measure a gradient estimator, and hold it against the exact gradient.
+
+`measure` draws many replicates of an estimate in one batch; `exact_gradient` computes the truth by
+summation or quadrature, without sampling and without any estimator; `compare` puts several
+estimators beside it in one table and one picture.
+
+All three take the integrand `f(z)` or, where it depends on the parameters itself, as every ELBO
+does, `f(z, **parameters)`: name those parameters in the signature of `f`, and they are passed.
+"""
+
+import html
+import inspect
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.integrate import cubature
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, constraints
+
+from reparam._checks import check_alike, check_count, check_float
+
+__all__ = [
+    "Comparison",
+    "ExactGradient",
+    "Measurement",
+    "compare",
+    "exact_gradient",
+    "measure",
+]
+
+MakeDistribution = Callable[..., Distribution]
+Parameters = Mapping[str, Tensor]
+
+_CHUNK = 2**22  # numbers drawn at once: bounds the memory of `measure` and of a sum over a support
+_PROBE = 7  # replicates of the probe: a length that no parameter is likely to have by chance
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` returns; every dict is keyed by parameter name and shaped like it.
+
+    Attributes:
+        mean, variance: of one gradient estimate, over the replicates.
+        standard_error, variance_standard_error: of `mean` and of `variance`; the latter from
+            the fourth moment, `sqrt((m4 - variance²) / replicates)`.
+        replicates: how many independent estimates were drawn.
+        evaluations: of `f`, for each estimate.
+        seconds: for each estimate, drawn in a batch, forward and backward.
+    """
+
+    mean: dict[str, Tensor]
+    variance: dict[str, Tensor]
+    standard_error: dict[str, Tensor]
+    variance_standard_error: dict[str, Tensor]
+    replicates: int
+    evaluations: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ExactGradient:
+    """What `exact_gradient` returns.
+
+    Attributes:
+        gradient: of `E[f(z)]`, summed over the batch, by parameter name; float64.
+        error: a bound on the absolute error of each entry of `gradient`, from the quadrature's
+            own estimate and never less than rounding.
+        value, value_error: `E[f(z)]`, of `batch_shape`, and its bound.
+    """
+
+    gradient: dict[str, Tensor]
+    error: dict[str, Tensor]
+    value: Tensor
+    value_error: Tensor
+
+
+def measure(
+    estimator: Callable,
+    f: Callable,
+    make_distribution: MakeDistribution,
+    parameters: Parameters,
+    num_samples: int = 1,
+    replicates: int = 1000,
+    per_replicate: bool = False,
+) -> Measurement:
+    """Mean and variance of a gradient estimator, from many independent replicates.
+
+    All replicates are drawn as one batch (in chunks of bounded memory): every parameter gets a
+    leading dimension, one copy for each replicate, and each copy receives its own gradient.
+
+    Args:
+        estimator: `estimator(f, distribution, num_samples)`. An `nn.Module` is put in eval mode
+            and its state restored, so that measuring never trains it.
+        f: the integrand, `f(z)` or `f(z, **parameters)`.
+        make_distribution: builds the distribution from the parameters, by keyword, also when
+            each of them has an extra leading dimension.
+        parameters: tensors by name.
+        num_samples: handed to the estimator.
+        replicates: at least 2.
+        per_replicate: draw one replicate at a time with the parameters as they are. Slow, and
+            right for anything, the weights of a network included.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if `make_distribution` does not carry the extra dimension through, if the
+            estimate has no path to a parameter, or if a parameter holds NaN or nothing.
+
+    Used from chapter 1 on.
+
+    >>> from torch.distributions import Normal
+    >>> from reparam.estimators import Pathwise
+    >>> parameters = {"loc": torch.tensor(1.0), "scale": torch.tensor(1.0)}
+    >>> _ = torch.manual_seed(0)
+    >>> result = measure(Pathwise(), torch.square, Normal, parameters, replicates=100_000)
+    >>> round(result.variance["loc"].item(), 1)  # exactly 4
+    4.0
+    """
+    _check_parameters(parameters)
+    check_count("num_samples", num_samples)
+    check_count("replicates", replicates, least=2)
+    integrand, calls = _counted(_with_parameters(f, parameters))
+    if per_replicate:
+        chunk = 1
+        distribution = make_distribution(**parameters)
+    else:
+        distribution = _probe(make_distribution, parameters)
+        drawn = (distribution.batch_shape + distribution.event_shape).numel()
+        chunk = max(1, min(replicates, _CHUNK // (num_samples * drawn)))
+
+    state = _frozen(estimator)
+    moments = {name: _Moments(value) for name, value in parameters.items()}
+    seconds = 0.0
+    try:
+        for start in range(0, replicates, chunk):
+            count = min(chunk, replicates - start)
+            leading = () if per_replicate else (count,)
+            copies = {
+                name: value.detach().expand((*leading, *value.shape)).clone().requires_grad_()
+                for name, value in parameters.items()
+            }
+            began = time.perf_counter()
+            estimate = estimator(
+                lambda z, copies=copies: integrand(z, copies),
+                make_distribution(**copies),
+                num_samples,
+            )
+            gradients = _gradients(estimate, copies)
+            seconds += time.perf_counter() - began
+            for name, gradient in gradients.items():
+                moments[name].add(gradient.reshape(count, *parameters[name].shape))
+    finally:
+        state.restore()
+
+    return Measurement(
+        mean={name: m.mean() for name, m in moments.items()},
+        variance={name: m.variance() for name, m in moments.items()},
+        standard_error={name: (m.variance() / replicates).sqrt() for name, m in moments.items()},
+        variance_standard_error={name: m.variance_error() for name, m in moments.items()},
+        replicates=replicates,
+        evaluations=sum(calls) / len(calls),
+        seconds=seconds / replicates,
+    )
+
+
+def exact_gradient(
+    f: Callable,
+    make_distribution: MakeDistribution,
+    parameters: Parameters,
+    break_points: Iterable[float] = (),
+    tolerance: float = 1e-8,
+) -> ExactGradient:
+    """The gradient of `E[f(z)]` by summation or quadrature, in float64, with an error bound.
+
+    `∇ ∫ q_φ(z) f(z) dz = ∫ f(z) ∇q_φ(z) dz`: the *density* is differentiated, never `f` along
+    `z`, so that steps and kinks in `f` are as welcome as anything. What `f` does with the
+    parameters themselves is differentiated at fixed `z`. Finite supports are summed; continuous
+    ones, up to three variables an event, are integrated adaptively
+    (`scipy.integrate.cubature`).
+
+    The answer is refused, with the reason, unless the density integrates to one, the quadrature
+    converges to `tolerance`, and the gradient agrees with a difference quotient of the integral
+    along a random direction.
+
+    Args:
+        f, make_distribution, parameters: as for `measure`. Parameters are taken to float64.
+        break_points: values of `z` where `f` jumps, bends or spikes; in several dimensions each
+            is used for every coordinate.
+        tolerance: of the gradient, relative above 1 and absolute below.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if there is no answer within the tolerance, or if `f` or `make_distribution`
+            mix entries of the batch.
+
+    Used from chapter 1 on. Source: Mohamed et al. (2020), section 2,
+    https://arxiv.org/abs/1906.10652.
+
+    >>> from torch.distributions import Normal
+    >>> parameters = {"loc": torch.tensor(0.5), "scale": torch.tensor(1.0)}
+    >>> truth = exact_gradient(lambda z: (z > 0).double(), Normal, parameters, break_points=[0])
+    >>> round(truth.gradient["loc"].item(), 4)  # the normal density at 0.5
+    0.3521
+    """
+    _check_parameters(parameters)
+    parameters = {name: value.detach().double() for name, value in parameters.items()}
+    integrand = _with_parameters(f, parameters)
+    distribution = _probe(make_distribution, parameters)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pilot = distribution.sample((512,))
+        direction = {name: torch.randn_like(value) for name, value in parameters.items()}
+    _check_integrand(integrand, pilot, distribution, parameters)
+
+    problem = _Problem(integrand, make_distribution, parameters, distribution)
+    if distribution.support.is_discrete:
+        return _sum_over(problem)
+    break_points = tuple(float(point) for point in break_points)
+    result = _integrate(problem, pilot, break_points, tolerance)
+    _check_by_differences(problem, result, direction, pilot, break_points, tolerance)
+    return result
+
+
+# --- shared by measure and exact_gradient --------------------------------------------------------
+
+
+def _check_parameters(parameters: Parameters) -> None:
+    if not isinstance(parameters, Mapping) or not parameters:
+        raise TypeError(
+            "parameters must be a dict of tensors by name, such as "
+            f"{{'loc': loc, 'scale': scale}}, got {parameters!r}"
+        )
+    check_float(**parameters)
+    check_alike(**parameters)
+
+
+def _with_parameters(f: Callable, parameters: Parameters) -> Callable[[Tensor, Parameters], Tensor]:
+    """`f` as a function of `z` and all parameters, of which it is given those it names."""
+    if not callable(f):
+        raise TypeError(f"f must be a function of the samples, got {type(f).__name__}")
+    try:
+        signature = inspect.signature(f).parameters
+    except ValueError:  # a builtin such as torch.square
+        signature = {}
+    if any(p.kind is p.VAR_KEYWORD for p in signature.values()):
+        wanted = set(parameters)
+    else:
+        wanted = set(parameters) & set(list(signature)[1:])
+    return lambda z, values: f(z, **{name: values[name] for name in wanted})
+
+
+def _counted(integrand: Callable) -> tuple[Callable, list[int]]:
+    """The integrand, and a list that gains the number of samples of every call."""
+    calls: list[int] = []
+
+    def counting(z: Tensor, values: Parameters) -> Tensor:
+        calls.append(len(z))
+        return integrand(z, values)
+
+    return counting, calls
+
+
+def _probe(make_distribution: MakeDistribution, parameters: Parameters) -> Distribution:
+    """The distribution, once it is known to carry a leading dimension through."""
+    distribution = make_distribution(**parameters)
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            "make_distribution must return a torch.distributions.Distribution, got "
+            f"{type(distribution).__name__}"
+        )
+    wanted = (_PROBE, *distribution.batch_shape)
+    advice = (
+        "index parameters from the right (x[..., 0], x.unbind(-1), .mT, @), so that one more "
+        "dimension on the left goes through; or, in measure and compare, pass per_replicate=True"
+    )
+    try:
+        copies = {name: value.expand(_PROBE, *value.shape) for name, value in parameters.items()}
+        widened = make_distribution(**copies)
+    except Exception as error:
+        raise ValueError(
+            "make_distribution fails when every parameter has an extra leading dimension "
+            f"({type(error).__name__}: {error}): {advice}"
+        ) from error
+    if widened.batch_shape != wanted or widened.event_shape != distribution.event_shape:
+        raise ValueError(
+            "make_distribution must give batch_shape "
+            f"{wanted} and event_shape {tuple(distribution.event_shape)} when every parameter has "
+            f"an extra leading dimension of {_PROBE}, got {tuple(widened.batch_shape)} and "
+            f"{tuple(widened.event_shape)}: {advice}"
+        )
+    return distribution
+
+
+def _gradients(estimate: Tensor, parameters: Parameters) -> dict[str, Tensor]:
+    """The gradient of the summed estimate with respect to every parameter."""
+    none: tuple[Tensor | None, ...] = (None,) * len(parameters)
+    found = (
+        torch.autograd.grad(estimate.sum(), list(parameters.values()), allow_unused=True)
+        if estimate.requires_grad
+        else none
+    )
+    for name, gradient in zip(parameters, found, strict=True):
+        if gradient is None:
+            raise ValueError(
+                f"the estimate has no path to parameter {name!r}: backward() would leave its "
+                ".grad at None. Was the sample drawn with sample() instead of rsample(), or the "
+                "parameter detached or never used?"
+            )
+    return dict(zip(parameters, found, strict=True))
+
+
+class _frozen:
+    """Put an estimator with state of its own in eval mode, and restore all of it afterwards."""
+
+    def __init__(self, estimator: Callable) -> None:
+        self.module = estimator if isinstance(estimator, nn.Module) else None
+        if self.module is not None:
+            self.training = {m: m.training for m in self.module.modules()}
+            self.state = {k: v.clone() for k, v in self.module.state_dict().items()}
+            self.module.eval()
+
+    def restore(self) -> None:
+        if self.module is not None:
+            self.module.load_state_dict(self.state)
+            for module, training in self.training.items():
+                module.training = training
+
+
+class _Moments:
+    """Running power sums of `[count, *shape]` tensors about a fixed pivot, in float64."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like, self.count, self.pivot = like, 0, None
+        self.sums = [torch.zeros_like(like, dtype=torch.float64) for _ in range(4)]
+
+    def add(self, values: Tensor) -> None:
+        values = values.double()
+        if self.pivot is None:
+            self.pivot = values.mean(0)
+        deviation = values - self.pivot
+        for power, total in enumerate(self.sums, start=1):
+            total += deviation.pow(power).sum(0)
+        self.count += len(values)
+
+    def _central(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The shift from the pivot to the mean, and the second and fourth central moments."""
+        d, m2, m3, m4 = (total / self.count for total in self.sums)
+        return d, m2 - d**2, m4 - 4 * d * m3 + 6 * d**2 * m2 - 3 * d**4
+
+    def mean(self) -> Tensor:
+        return (self.pivot + self._central()[0]).to(self.like.dtype)
+
+    def variance(self) -> Tensor:
+        second = self._central()[1].clamp(min=0) * self.count / (self.count - 1)
+        return second.to(self.like.dtype)
+
+    def variance_error(self) -> Tensor:
+        _, second, fourth = self._central()
+        return ((fourth - second**2).clamp(min=0) / self.count).sqrt().to(self.like.dtype)
+
+
+# --- the exact gradient --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """`E[f(z)]` as something to be summed over points `z` with weights."""
+
+    integrand: Callable[[Tensor, Parameters], Tensor]
+    make_distribution: MakeDistribution
+    parameters: Parameters
+    distribution: Distribution
+
+    def terms(self, z: Tensor, weight: Tensor | float) -> Tensor:
+        """At each point: mass and value of each batch entry, then the gradient's entries.
+
+        Args:
+            z: points, `[n, *batch_shape, *event_shape]`.
+            weight: of each point, something that broadcasts to `[n, *batch_shape]`.
+
+        Returns:
+            `[n, 2 * batch + entries]`.
+        """
+        n = len(z)
+        copies = {
+            name: value.expand(n, *value.shape).clone().requires_grad_()
+            for name, value in self.parameters.items()
+        }
+        mass = self.make_distribution(**copies).log_prob(z).exp() * weight
+        # One leading dimension for n as every f has it, one of length 1 for the sample.
+        f = self.integrand(z.unsqueeze(0), copies).squeeze(0)
+        # Where the density is 0, f may be infinite; where it is infinite, the point is an
+        # endpoint reached by rounding. Neither carries mass.
+        counts = (mass > 0) & mass.isfinite()
+        value = torch.where(counts, mass * f, 0.0)
+        slopes = torch.autograd.grad(value.sum(), list(copies.values()), allow_unused=True)
+        flat = [
+            like.new_zeros(n, like[0].numel()) if slope is None else slope.reshape(n, -1)
+            for slope, like in zip(slopes, copies.values(), strict=True)
+        ]
+        terms = torch.cat([mass.reshape(n, -1), value.reshape(n, -1), *flat], dim=-1).detach()
+        endpoints = mass.isinf().reshape(n, -1).any(-1, keepdim=True)
+        return terms.masked_fill(endpoints, 0.0)
+
+    def unpack(self, total: Tensor, error: Tensor) -> ExactGradient:
+        """Sort the summed terms back into shapes."""
+        shape = self.distribution.batch_shape
+        batch = shape.numel()
+        sizes = [batch, batch, *(value.numel() for value in self.parameters.values())]
+        error = error + 1e-14 * total.abs()
+        (mass, value, *gradient), (mass_error, value_error, *errors) = (
+            t.split(sizes) for t in (total, error)
+        )
+        off = (mass - 1).abs().max().item()
+        if off > 1e-6 + mass_error.max().item():
+            raise ValueError(
+                f"no exact gradient: the density sums to {mass[(mass - 1).abs().argmax()]:.6g} "
+                "where it should to 1, so that part of it is missed or its support is not what "
+                "it says: give break_points where the mass is"
+            )
+        named = list(self.parameters.items())
+        return ExactGradient(
+            gradient={k: g.reshape(v.shape) for (k, v), g in zip(named, gradient, strict=True)},
+            error={k: e.reshape(v.shape) for (k, v), e in zip(named, errors, strict=True)},
+            value=value.reshape(shape),
+            value_error=value_error.reshape(shape),
+        )
+
+
+def _check_integrand(
+    integrand: Callable, pilot: Tensor, distribution: Distribution, parameters: Parameters
+) -> None:
+    """`f` gives one value for each sample, the same one twice, and keeps batch entries apart."""
+    batch = tuple(distribution.batch_shape)
+    z = pilot[:2]
+    values = integrand(z, parameters)
+    if not isinstance(values, Tensor) or values.shape != (2, *batch):
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"f must return one value for each sample, shape {(2, *batch)} for samples of shape "
+            f"{tuple(z.shape)}, got {got}"
+        )
+    if values.isnan().any():
+        raise ValueError("f returned NaN on a sample of the distribution")
+    if not torch.equal(values, integrand(z, parameters)):
+        raise ValueError(
+            "f gives two values at the same z, so that E[f(z)] is more than an integral over z: "
+            "draw the randomness inside f once, outside"
+        )
+    if batch:
+        moved = z.clone()
+        first = (slice(None), *(0,) * len(batch))
+        moved[first] = pilot[2:4][first]
+        other = torch.ones(batch, dtype=torch.bool)
+        other[(0,) * len(batch)] = False
+        if not torch.equal(values[:, other], integrand(moved, parameters)[:, other]):
+            raise ValueError(
+                "f mixes entries of the batch, and each should have an expectation of its own: "
+                "declare variables that f mixes as one event with Independent(distribution, 1)"
+            )
+
+
+def _finite_support(distribution: Distribution) -> tuple[Tensor, int]:
+    """The values that each variable of a discrete event takes, and the number of variables."""
+    base = distribution
+    while isinstance(base, Independent):
+        base = base.base_dist
+    try:
+        values = base.enumerate_support(expand=False)
+    except NotImplementedError:
+        raise ValueError(
+            f"no exact gradient: the support of {type(base).__name__} is not finite"
+        ) from None
+    values = values.reshape(len(values), *base.event_shape)
+    variables = distribution.event_shape.numel() // base.event_shape.numel()
+    if len(values) ** variables > 2**20:
+        raise ValueError(
+            f"no exact gradient: the support has {len(values)}**{variables} points, more than 2**20"
+        )
+    return values, variables
+
+
+def _sum_over(problem: _Problem) -> ExactGradient:
+    batch, event = problem.distribution.batch_shape, problem.distribution.event_shape
+    values, variables = _finite_support(problem.distribution)
+    size = max(1, _CHUNK // (16 * (batch + event).numel()))
+    choices = itertools.product(range(len(values)), repeat=variables)
+    total = 0.0
+    while chunk := list(itertools.islice(choices, size)):
+        z = values[torch.tensor(chunk, device=values.device)]
+        z = z.reshape(len(chunk), *(1,) * len(batch), *event).expand(-1, *batch, *event)
+        total = total + problem.terms(z, 1.0).sum(0)
+    return problem.unpack(total, torch.zeros_like(total))
+
+
+def _integrate(
+    problem: _Problem, pilot: Tensor, break_points: tuple[float, ...], tolerance: float
+) -> ExactGradient:
+    """Adaptive quadrature in coordinates `t` in which every batch entry has about unit size."""
+    batch, event = problem.distribution.batch_shape, problem.distribution.event_shape
+    dims = event.numel()
+    if dims > 3:
+        raise ValueError(
+            f"no exact gradient: quadrature goes up to 3 continuous variables an event, got {dims}"
+        )
+    origin, scale, low, high = _coordinates(problem.distribution, pilot)
+
+    jacobian = scale.reshape((*batch, dims)).prod(-1)
+
+    def terms(t):
+        t = torch.as_tensor(t, device=origin.device)
+        t = t.reshape(len(t), *(1,) * len(batch), *event)
+        return problem.terms(origin + scale * t, jacobian).cpu().numpy()
+
+    # In one variable a few cuts let the first sweep see the bulk and the tails apart.
+    cuts = {-4.0, -1.0, 1.0, 4.0} if dims == 1 else set()
+    for point in break_points:
+        cuts.update(((point - origin) / scale).flatten().tolist())
+    with np.errstate(all="ignore"):  # a diverging integral is reported below
+        result = cubature(
+            terms,
+            [low] * dims,
+            [high] * dims,
+            rule="gk21" if dims < 3 else "genz-malik",
+            rtol=tolerance / 10,
+            atol=tolerance / 10,
+            max_subdivisions=3000,
+            # Infinite ranges are cut at 0 by cubature itself, which fails on a cut given there.
+            points=[[t] * dims for t in sorted(cuts) if low < t < high and t != 0],
+        )
+    if result.status != "converged" or not np.isfinite(result.estimate).all():
+        raise ValueError(
+            "no exact gradient: the quadrature does not converge to the tolerance of "
+            f"{tolerance:.0e} (error estimate {result.error.max():.1e}): give break_points where "
+            "f jumps or spikes, or a larger tolerance; or the integral does not exist"
+        )
+    return problem.unpack(torch.as_tensor(result.estimate), torch.as_tensor(result.error))
+
+
+def _coordinates(distribution: Distribution, pilot: Tensor) -> tuple[Tensor, Tensor, float, float]:
+    """`origin`, `scale` and the limits of `t` in `z = origin + scale * t`."""
+    support = distribution.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    bounds = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    lower, upper = (None if b is None else torch.as_tensor(b).double() for b in bounds)
+    middle = pilot.double().median(0).values
+    spread = (pilot.double() - middle).abs().median(0).values.clamp(min=1e-300) * 1.5
+    if lower is not None and upper is not None:
+        return lower.expand_as(middle), (upper - lower).expand_as(middle), 0.0, 1.0
+    if lower is not None:
+        return lower.expand_as(middle), (middle - lower), 0.0, math.inf
+    if support is constraints.real:
+        return middle, spread, -math.inf, math.inf
+    raise ValueError(f"no exact gradient: there is no quadrature for a support of kind {support}")
+
+
+def _check_by_differences(
+    problem: _Problem,
+    result: ExactGradient,
+    direction: Parameters,
+    pilot: Tensor,
+    break_points: tuple[float, ...],
+    tolerance: float,
+) -> None:
+    """The gradient along a random direction is the slope of the integral itself.
+
+    This sees what a derivative at fixed `z` cannot: a support, or a jump of `f`, that moves with
+    the parameters.
+    """
+    step = 1e-4
+    toward = {k: direction[k] * v.abs().clamp(min=1e-2) for k, v in problem.parameters.items()}
+    try:
+        sides = _both_sides(problem, toward, step)
+    except ValueError:  # a constraint: leave zeros at zero, and small numbers small
+        toward = {k: direction[k] * v for k, v in problem.parameters.items()}
+        sides = _both_sides(problem, toward, step)
+    sides = [_integrate(side, pilot, break_points, tolerance) for side in sides]
+    ahead, behind = (side.value.sum().item() for side in sides)
+    noise = sum(side.value_error.sum().item() for side in sides)
+    quotient = (ahead - behind) / (2 * step)
+    parts = [result.gradient[k] * toward[k] for k in toward]
+    slope = sum(part.sum().item() for part in parts)
+    size_of_slope = sum(part.abs().sum().item() for part in parts)
+    if abs(quotient - slope) > 1e-3 * size_of_slope + noise / step + 1e-6:
+        raise ValueError(
+            f"no exact gradient: differentiating under the integral gives a slope of {slope:.6g}, "
+            f"the integral itself changes with slope {quotient:.6g}. Does the support, or a jump "
+            "of f, move with the parameters?"
+        )
+
+
+def _both_sides(problem: _Problem, toward: Parameters, step: float) -> list[_Problem]:
+    """The problem with its parameters moved a step forward and a step back."""
+    moved = [
+        {k: v + sign * step * toward[k] for k, v in problem.parameters.items()} for sign in (1, -1)
+    ]
+    return [
+        replace(problem, parameters=values, distribution=problem.make_distribution(**values))
+        for values in moved
+    ]
+
+
+# --- several estimators beside the truth ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimator and one parameter of a `Comparison`.
+
+    Attributes:
+        estimator, parameter: their names.
+        bias, bias_error: of the entry whose bias is largest against its standard error; None
+            where the truth is not known.
+        biased: whether that bias exceeds five standard errors, the error bound of the truth and
+            rounding together; None where the truth is not known.
+        variance, variance_error: of one estimate, summed over the parameter's entries.
+        evaluations, seconds: of `f` and of time, for each estimate.
+    """
+
+    estimator: str
+    parameter: str
+    bias: float | None
+    bias_error: float
+    biased: bool | None
+    squared_bias: float | None
+    variance: float
+    variance_error: float
+    evaluations: float
+    seconds: float
+
+    @property
+    def variance_time(self) -> float | None:
+        """Variance × seconds, the fair price among unbiased estimators; None for a biased one."""
+        return None if self.biased else self.variance * self.seconds
+
+    @property
+    def error_time(self) -> float | None:
+        """Mean squared error × seconds, the fair price among all."""
+        if self.squared_bias is None:
+            return None
+        return (self.variance + self.squared_bias) * self.seconds
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` returns: `rows`, the `truth`, a table when shown, a picture by `plot()`.
+
+    Attributes:
+        rows: a `Row` for every estimator and parameter.
+        truth: the exact gradient by parameter name, or None.
+        note: why there is no truth, or an empty string.
+        replicates: behind every row.
+    """
+
+    rows: list[Row]
+    truth: dict[str, Tensor] | None
+    note: str
+    replicates: int
+
+    _HEADER = (
+        "estimator",
+        "parameter",
+        "bias ± s.e.",
+        "verdict",
+        "variance ± s.e.",
+        "evaluations",
+        "time",
+        "variance × time",
+        "error² × time",
+    )
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        verdicts = {None: "unknown", True: "biased", False: "no bias seen"}
+        return [
+            (
+                row.estimator,
+                row.parameter,
+                "unknown" if row.bias is None else f"{row.bias:+.2g} ± {row.bias_error:.1g}",
+                verdicts[row.biased],
+                f"{row.variance:.3g} ± {row.variance_error:.1g}",
+                f"{row.evaluations:g}",
+                _time(row.seconds),
+                _time(row.variance_time),
+                _time(row.error_time),
+            )
+            for row in self.rows
+        ]
+
+    def __str__(self) -> str:
+        table = [self._HEADER, *self._cells()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
+        return "\n".join([*lines, self._caption()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        def row(tag: str, cells: tuple[str, ...]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        body = "".join(row("td", cells) for cells in self._cells())
+        return (
+            f"<table><caption>{html.escape(self._caption())}</caption>"
+            f"<thead>{row('th', self._HEADER)}</thead><tbody>{body}</tbody></table>"
+        )
+
+    def _caption(self) -> str:
+        caption = f"{self.replicates} replicates; time is that of one estimate in the batch."
+        return f"{caption} No bias: {self.note}" if self.note else caption
+
+    def plot(self):
+        """Draw bias, with an interval of two standard errors, against variance × time.
+
+        Returns:
+            The matplotlib figure, one panel for each parameter.
+
+        Raises:
+            ValueError: if the truth is not known.
+        """
+        if self.truth is None:
+            raise ValueError(f"nothing to plot a bias against: {self.note}")
+        import matplotlib.pyplot as plt
+
+        figure, panels = plt.subplots(1, len(self.truth), squeeze=False, layout="constrained")
+        for panel, parameter in zip(panels[0], self.truth, strict=True):
+            shown = [row for row in self.rows if row.parameter == parameter]
+            panel.axhline(0, color="black", linewidth=1)
+            for row, marker in zip(shown, itertools.cycle("os^Dv<>P*X"), strict=False):
+                panel.errorbar(
+                    max(row.variance * row.seconds, 1e-12),
+                    row.bias,
+                    yerr=2 * row.bias_error,
+                    marker=marker,
+                    capsize=4,
+                    label=f"{row.estimator}, biased" if row.biased else row.estimator,
+                )
+            panel.set(
+                xscale="log",
+                xlabel="variance × time of one estimate (s)",
+                ylabel="bias, ± 2 s.e.",
+                title=f"gradient with respect to {parameter}",
+            )
+            panel.legend()
+        return figure
+
+
+def compare(
+    estimators: Mapping[str, Callable],
+    f: Callable,
+    make_distribution: MakeDistribution,
+    parameters: Parameters,
+    num_samples: int = 1,
+    replicates: int = 1000,
+    per_replicate: bool = False,
+    break_points: Iterable[float] = (),
+    truth: Mapping[str, Tensor] | None = None,
+) -> Comparison:
+    """Bias, variance and price of several estimators of one gradient.
+
+    Args:
+        estimators: by the names that the table shall show.
+        f, make_distribution, parameters, num_samples, replicates, per_replicate: as for
+            `measure`.
+        break_points: as for `exact_gradient`, which supplies the truth.
+        truth: the exact gradient by parameter name, where you know it better. Where neither you
+            nor `exact_gradient` does, the table says so and leaves the bias open.
+
+    Raises:
+        TypeError, ValueError: as `measure` does, naming the estimator.
+
+    Used from chapter 1 on.
+
+    >>> from torch.distributions import Normal
+    >>> from reparam.estimators import Pathwise, ScoreFunction
+    >>> _ = torch.manual_seed(0)
+    >>> table = compare(
+    ...     {"pathwise": Pathwise(), "score function": ScoreFunction()},
+    ...     lambda z: z**2,
+    ...     lambda loc: Normal(loc, 1.0),
+    ...     {"loc": torch.tensor(1.0)},
+    ...     replicates=10_000,
+    ... )
+    >>> [row.biased for row in table.rows]
+    [False, False]
+    """
+    if not isinstance(estimators, Mapping) or not estimators:
+        raise TypeError(f"estimators must be a dict by name, got {type(estimators).__name__}")
+    _check_parameters(parameters)
+    note, error = "", {name: torch.zeros_like(value) for name, value in parameters.items()}
+    if truth is None:
+        try:
+            exact = exact_gradient(f, make_distribution, parameters, break_points)
+            truth, error = exact.gradient, exact.error
+        except ValueError as reason:
+            if not (per_replicate or str(reason).startswith("no exact gradient")):
+                raise
+            note = str(reason)
+    elif set(truth) != set(parameters):
+        raise ValueError(
+            f"truth must have the parameters {sorted(parameters)}, got {sorted(truth)}"
+        )
+    rows = []
+    for name, estimator in estimators.items():
+        try:
+            measured = measure(
+                estimator, f, make_distribution, parameters, num_samples, replicates, per_replicate
+            )
+        except (TypeError, ValueError) as problem:
+            raise type(problem)(f"{name}: {problem}") from problem
+        rows += [
+            _row(name, parameter, measured, truth and truth[parameter], error[parameter])
+            for parameter in parameters
+        ]
+    return Comparison(rows, None if truth is None else dict(truth), note, replicates)
+
+
+def _row(
+    name: str, parameter: str, measured: Measurement, truth: Tensor | None, truth_error: Tensor
+) -> Row:
+    mean, spread = measured.mean[parameter], measured.standard_error[parameter].double()
+    bias, biased, squared, worst = None, None, None, spread.argmax()
+    if truth is not None:
+        difference = mean.double() - truth.double()
+        rounding = 100 * torch.finfo(mean.dtype).eps * truth.double().abs().clamp(min=1)
+        limit = 5 * spread + truth_error.double() + rounding
+        worst = (difference.abs() / limit).argmax()
+        bias = difference.flatten()[worst].item()
+        biased = bool((difference.abs() > limit).any())
+        # The square of a measured bias is too large by the variance of the mean.
+        excess = (difference.square() - spread.square()).clamp(min=0)
+        squared = excess.sum().item() if biased else 0.0
+    variance_errors = measured.variance_standard_error[parameter].double()
+    return Row(
+        estimator=name,
+        parameter=parameter,
+        bias=bias,
+        bias_error=spread.flatten()[worst].item(),
+        biased=biased,
+        squared_bias=squared,
+        variance=measured.variance[parameter].double().sum().item(),
+        variance_error=variance_errors.square().sum().sqrt().item(),
+        evaluations=measured.evaluations,
+        seconds=measured.seconds,
+    )
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
