@@ -1,0 +1,364 @@
+"""The VAE: its terms against independent routes, its training, and how it fails."""
+
+import math
+import signal
+from functools import partial
+
+import pytest
+import torch
+import tqdm
+from reparam.data import load_digits
+from reparam.gaussian import gaussian_kl
+from reparam.vae import VAE, BernoulliDecoder, GaussianEncoder, digits_vae, evaluate, train
+from torch import nn
+from torch.distributions import Independent, Normal
+from torch.nn.utils import parameters_to_vector
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def small_vae(dtype=torch.float32) -> VAE:
+    torch.manual_seed(0)
+    return VAE(GaussianEncoder(6, 16, 2), BernoulliDecoder(2, 16, 6)).to(dtype)
+
+
+def images(n: int = 40, dtype=torch.float32) -> torch.Tensor:
+    return (torch.rand(n, 6, generator=torch.Generator().manual_seed(1)) < 0.4).to(dtype)
+
+
+# What it computes
+
+
+def test_the_terms_equal_formulas_written_out_by_hand():
+    vae, x = small_vae(torch.float64), images(dtype=torch.float64)
+    torch.manual_seed(3)
+    reconstruction, kl = vae.terms(x)
+
+    h = torch.relu(x @ vae.encoder.hidden[0].weight.T + vae.encoder.hidden[0].bias)
+    mu, log_var = vae.encoder.mu(h), vae.encoder.log_var(h)
+    torch.manual_seed(3)
+    z = mu + torch.exp(log_var / 2) * torch.randn(1, *mu.shape, dtype=mu.dtype)[0]
+    hidden = torch.relu(vae.decoder.hidden[0](z))
+    p = torch.sigmoid(vae.decoder.logits(hidden))
+    by_hand = (x * p.log() + (1 - x) * (1 - p).log()).sum(-1)
+    torch.testing.assert_close(reconstruction, by_hand)
+    torch.testing.assert_close(kl, gaussian_kl(mu, log_var))
+
+
+def test_the_elbo_lies_below_the_log_likelihood_and_touches_it_at_the_true_posterior():
+    """log p(x) by quadrature over a 2-D z; the gap is KL(q ‖ p(z|x)), by the same quadrature."""
+    vae, x = small_vae(torch.float64), images(4, dtype=torch.float64)
+    axis = torch.linspace(-9, 9, 401, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)
+    cell = (axis[1] - axis[0]) ** 2
+    with torch.no_grad():
+        log_joint = vae.decoder(z.unsqueeze(1)).log_prob(x) + vae.prior.log_prob(z).unsqueeze(1)
+        log_p = torch.logsumexp(log_joint, 0) + cell.log()
+        posterior = vae.encoder(x)
+        log_q = posterior.log_prob(z.unsqueeze(1))
+        gap = (log_q.exp() * (log_q - (log_joint - log_p))).sum(0) * cell
+        samples = 20_000
+        elbo = vae.elbo(x, samples)
+        draws = vae.decoder(posterior.sample((samples,))).log_prob(x)
+    assert (gap > 0).all()
+    error = draws.std(0) / math.sqrt(samples)
+    # Four two-sided z-tests at 5.5 standard errors: false alarm 2e-7. An ELBO without the KL, or
+    # with half of it, is off by more than 20 of them.
+    assert ((elbo - (log_p - gap)).abs() < 5.5 * error).all()
+    _, kl = vae.terms(x)
+    assert (0.5 * kl > 11 * error).all()
+
+
+def test_more_samples_average_the_reconstruction_only():
+    vae, x = small_vae(), images(3)
+    torch.manual_seed(5)
+    many, kl = vae.terms(x, num_samples=7)
+    torch.manual_seed(5)
+    z = vae.encoder(x).rsample((7,))
+    torch.testing.assert_close(
+        many, torch.stack([vae.decoder(one).log_prob(x) for one in z]).mean(0)
+    )
+    torch.testing.assert_close(kl, vae.terms(x)[1])
+
+
+def test_posteriors_start_near_unit_variance_on_the_digits():
+    sigma = digits_vae().encoder(load_digits().train).stddev
+    assert sigma.min() > 0.8 and sigma.max() < 1.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtypes_and_prior_follow_the_model(dtype):
+    vae = small_vae(dtype)
+    assert vae.prior.sample().dtype == dtype
+    assert vae.elbo(images(dtype=dtype)).dtype == dtype
+    assert train(vae, images(dtype=dtype), epochs=1).elbo.isfinite().all()
+    assert "prior_mu" not in vae.state_dict()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    vae, x = small_vae().cuda(), images().cuda()
+    state = torch.cuda.get_rng_state()
+    assert train(vae, x, epochs=2, validation=x).held_out.isfinite().all()
+    assert torch.equal(state, torch.cuda.get_rng_state())
+    with pytest.raises(ValueError, match="device"):
+        vae.elbo(x.cpu())
+
+
+# The blocked encoder of chapter 1 (correction C20)
+
+
+def test_a_blocked_sample_leaves_only_the_kl_gradient():
+    vae, x = small_vae(), images()
+    reconstruction, kl = vae.terms(x, sample=lambda q: q.sample())
+    reconstruction.sum().backward()
+    assert all(weights.grad is None for weights in vae.encoder.parameters())
+    assert all(weights.grad is not None for weights in vae.decoder.parameters())
+    kl.sum().backward()
+    assert any(weights.grad.abs().max() > 0 for weights in vae.encoder.parameters())
+
+
+def test_without_the_kl_a_blocked_encoder_does_not_move_at_all():
+    vae = small_vae()
+    encoder = parameters_to_vector(vae.encoder.parameters()).clone()
+    decoder = parameters_to_vector(vae.decoder.parameters()).clone()
+    train(vae, images(), epochs=3, sample=lambda q: q.sample(), kl_weight=0.0)
+    assert torch.equal(parameters_to_vector(vae.encoder.parameters()), encoder)
+    assert not torch.equal(parameters_to_vector(vae.decoder.parameters()), decoder)
+
+
+def test_the_history_reports_the_elbo_whatever_the_weight_of_the_kl():
+    history = train(small_vae(), images(), epochs=2, kl_weight=0.0)
+    torch.testing.assert_close(history.elbo, history.reconstruction - history.kl)
+    assert (history.kl > 0).all()
+
+
+# Training
+
+
+def test_training_learns_and_reports_every_epoch():
+    x = images(200)
+    x[:, 3:] = x[:, :3]  # three coins, each shown twice: worth 3 H(0.4) = 2.02 nats, not 4.04
+    vae = small_vae()
+    before = evaluate(vae, x).mean
+    history = train(vae, x, epochs=80, learning_rate=1e-2, validation=x)
+    assert before < -3.9 and history.held_out[-5:].mean() > -3.5
+    assert [len(series) for series in (history.elbo, history.kl, history.held_out)] == [80] * 3
+    assert history.seconds > 0 and not history.interrupted
+    assert len(train(vae, x, epochs=1).held_out) == 0
+
+
+def test_the_epochs_average_weighs_images_not_batches():
+    """With a learning rate that moves nothing, the average is that of all images."""
+    vae, x = small_vae(), images(33)
+    history = train(vae, x, epochs=1, batch_size=32, learning_rate=1e-12)
+    with torch.no_grad():
+        kl = vae.terms(x)[1].mean().item()
+    assert history.kl.item() == pytest.approx(kl, rel=1e-5)
+
+
+def test_a_seed_fixes_everything_and_the_global_stream_stays_as_it_was():
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    first, second, third = (
+        train(small_vae_here, images(), epochs=2, seed=seed, validation=images())
+        for small_vae_here, seed in ((same_start(), 4), (same_start(), 4), (same_start(), 5))
+    )
+    assert torch.equal(first.elbo, second.elbo) and torch.equal(first.held_out, second.held_out)
+    assert not torch.equal(first.elbo, third.elbo)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def same_start() -> VAE:
+    with torch.random.fork_rng([]):
+        return small_vae()
+
+
+def test_evaluation_leaves_mode_and_stream_alone_and_measures_its_error():
+    vae, x = small_vae(), images(1000)
+    for mode in (True, False):
+        vae.train(mode)
+        state = torch.get_rng_state()
+        result = evaluate(vae, x, num_samples=20)
+        assert vae.training is mode and torch.equal(state, torch.get_rng_state())
+    with torch.no_grad():
+        elbo = vae.elbo(x, 2000)
+    assert result.mean == pytest.approx(elbo.mean().item(), abs=0.05)
+    assert result.standard_error == pytest.approx(elbo.std().item() / 1000**0.5, rel=0.05)
+    assert str(result) == f"{result.mean:.2f} ± {result.standard_error:.2f} nats per image"
+
+
+def test_the_digits_reach_their_elbo_quickly():
+    """Ten epochs; the full hundred is in test_long_runs. An untrained model has -44.5."""
+    digits = load_digits()
+    vae = digits_vae()
+    train(vae, digits.train, epochs=10)
+    assert evaluate(vae, digits.validation, num_samples=10).mean > -22.5
+
+
+def test_progress_bar_shows_the_elbo(monkeypatch, capsys):
+    # tqdm reads TQDM_DISABLE when it is imported: here the default is to show the bar.
+    monkeypatch.setattr("reparam.vae.trange", partial(tqdm.std.trange, disable=False))
+    history = train(small_vae(), images(), epochs=2)
+    assert f"ELBO={history.elbo[-1]:.2f} nats" in capsys.readouterr().err
+    train(small_vae(), images(), epochs=2, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+# Ctrl-C and divergence
+
+
+def test_ctrl_c_keeps_what_was_learned(capsys):
+    vae, draws = small_vae(), 0
+    start = parameters_to_vector(vae.parameters()).clone()
+
+    def interrupting(q):
+        nonlocal draws
+        draws += 1
+        if draws == 8:  # 40 images in batches of 16: the second step of the third epoch
+            signal.raise_signal(signal.SIGINT)
+        return q.rsample()
+
+    history = train(vae, images(), epochs=50, batch_size=16, sample=interrupting)
+    assert history.interrupted and len(history.elbo) == 2
+    assert not torch.equal(parameters_to_vector(vae.parameters()), start)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == ["Interrupted in epoch 3 of 50: the model keeps what it has learned so far."]
+
+
+def test_ctrl_c_in_the_first_epoch_gives_an_empty_history():
+    def interrupting(q):
+        raise KeyboardInterrupt
+
+    history = train(small_vae(), images(), epochs=5, sample=interrupting, validation=images())
+    assert history.interrupted
+    assert [len(series) for series in (history.elbo, history.kl, history.held_out)] == [0] * 3
+
+
+def test_divergence_names_the_step_and_restores_the_last_finite_weights():
+    vae, draws, seen = small_vae(), 0, []
+
+    def poisoned(q):
+        nonlocal draws
+        draws += 1
+        seen.append(parameters_to_vector(vae.parameters()).detach().clone())
+        return q.rsample() * (math.nan if draws == 6 else 1.0)
+
+    with pytest.raises(FloatingPointError, match=r"step 6, in epoch 2.*NaN.*learning_rate"):
+        train(vae, images(), batch_size=10, sample=poisoned)
+    assert torch.equal(parameters_to_vector(vae.parameters()), seen[4])  # those of step 5
+
+
+@pytest.mark.parametrize("learning_rate", [1e3, 1e8, 1e30])
+def test_a_huge_learning_rate_ends_in_one_clear_error_with_finite_weights(learning_rate):
+    vae = small_vae()
+    with pytest.raises(FloatingPointError, match="diverged at step"):
+        train(vae, images(), epochs=20, learning_rate=learning_rate)
+    assert parameters_to_vector(vae.parameters()).isfinite().all()
+    assert vae.elbo(images()).isfinite().all()
+
+
+def test_an_infinite_loss_is_caught_before_it_reaches_the_weights():
+    class Overflowing(GaussianEncoder):
+        def forward(self, x):
+            q = super().forward(x)
+            return Independent(Normal(q.mean, q.stddev * 1e30, validate_args=False), 1)
+
+    vae = VAE(Overflowing(6, 16, 2), BernoulliDecoder(2, 16, 6))
+    with pytest.raises(FloatingPointError, match="step 1.*loss is"):
+        train(vae, images())
+    assert parameters_to_vector(vae.parameters()).isfinite().all()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.zeros(3, 5), ValueError, r"shape \[..., 6\], got \[3, 5\]"),
+        (torch.zeros(0, 6), ValueError, "empty"),
+        (torch.tensor(1.0), ValueError, "shape"),
+        (torch.zeros(3, 6, dtype=torch.long), TypeError, "floating-point"),
+        (torch.zeros(3, 6, dtype=torch.float64), ValueError, "dtype"),
+        (torch.zeros(3, 6, device="meta"), ValueError, "device"),
+        (torch.full((3, 6), math.nan), ValueError, "NaN"),
+        ([[0.0] * 6], TypeError, "tensor"),
+        (torch.full((3, 6), 0.5), ValueError, "binarize"),
+    ],
+)
+def test_bad_images(x, error, message):
+    for call in (
+        lambda: small_vae().elbo(x),
+        lambda: train(small_vae(), x, epochs=1),
+        lambda: evaluate(small_vae(), x),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_one_grey_image_among_many_is_found_before_training():
+    x = images(100)
+    x[77] = 0.25
+    vae = small_vae()
+    before = parameters_to_vector(vae.parameters()).clone()
+    with pytest.raises(ValueError, match="binarize"):
+        train(vae, x, batch_size=10)
+    with pytest.raises(ValueError, match="binarize"):
+        train(vae, images(), validation=x)
+    assert torch.equal(parameters_to_vector(vae.parameters()), before)
+
+
+@pytest.mark.parametrize("z", [torch.zeros(3, 3), torch.full((3, 2), math.nan), torch.zeros(0, 2)])
+def test_bad_codes(z):
+    with pytest.raises(ValueError, match=r"^z "):
+        BernoulliDecoder(2, 4, 6)(z)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "epochs"),
+        ({"epochs": 1.5}, TypeError, "epochs"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate"),
+        ({"learning_rate": math.nan}, ValueError, "learning_rate"),
+        ({"kl_weight": -1.0}, ValueError, "kl_weight"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"validation": torch.zeros(0, 6)}, ValueError, "empty"),
+    ],
+)
+def test_bad_options(options, error, message):
+    with pytest.raises(error, match=message):
+        train(small_vae(), images(), **options)
+
+
+def test_bad_sizes_and_counts():
+    with pytest.raises(ValueError, match="latent_dim"):
+        GaussianEncoder(6, 16, 0)
+    with pytest.raises(TypeError, match="hidden_dim"):
+        BernoulliDecoder(2, 16.0, 6)
+    with pytest.raises(ValueError, match="one latent_dim, got 3 and 2"):
+        VAE(GaussianEncoder(6, 16, 3), BernoulliDecoder(2, 16, 6))
+    with pytest.raises(ValueError, match="num_samples"):
+        small_vae().elbo(images(), 0)
+    with pytest.raises(ValueError, match=r"\[n, pixels\]"):
+        evaluate(small_vae(), torch.zeros(2, 3, 6))
+
+
+def test_an_encoder_of_ones_own_works():
+    class Linear(nn.Module):
+        latent_dim = 2
+
+        def __init__(self):
+            super().__init__()
+            self.mu = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return Independent(Normal(self.mu(x), 1.0), 1)
+
+    history = train(VAE(Linear(), BernoulliDecoder(2, 16, 6)), images(), epochs=2)
+    assert history.elbo.isfinite().all()
