@@ -1,0 +1,220 @@
+"""The quizzes of the chapters: `quiz(1)` shows one, `check("1.3", "b")` answers in text.
+
+The questions are data, one file per chapter in `items/`. What an option says is printed is
+printed: `tests/lib/test_quiz.py` runs the code that each item carries. There is no score; every
+answer, right or wrong, is met with an explanation.
+"""
+
+import functools
+import html
+import math
+import re
+import textwrap
+import tomllib
+from importlib.resources import files
+
+from reparam._embed import embed
+
+__all__ = ["Quiz", "check", "quiz", "vote"]
+
+_ITEMS = files(__package__) / "items"
+
+
+class Quiz:
+    """One chapter's questions, as a figure that works in a page, in Jupyter and in Colab.
+
+    `items` holds the questions as `items/*.toml` has them.
+    """
+
+    def __init__(self, chapter):
+        self.chapter = chapter
+        self.items = _load(chapter)
+
+    def __repr__(self):
+        return f"<Quiz of chapter {self.chapter}: {_span(self.items)}>"
+
+    def _repr_html_(self):
+        state = {"chapter": self.chapter, "items": [_for_page(item) for item in self.items]}
+        return embed((files(__package__) / "quiz.js").read_text("utf-8"), state, _fallback(state))
+
+
+def quiz(chapter):
+    """The quiz of a chapter, to be shown as the last line of a notebook cell.
+
+    Parameters:
+        chapter: the chapter's number, an integer.
+
+    Raises:
+        ValueError: if that chapter has no quiz; the message lists those that have one.
+
+    >>> quiz(1)
+    <Quiz of chapter 1: questions 1.1 to 1.6>
+    """
+    return Quiz(chapter)
+
+
+def check(question, answer):
+    """Print what there is to say about one answer to one question.
+
+    Parameters:
+        question: its name as the quiz shows it, such as `"1.3"`.
+        answer: the letter of an option, such as `"b"`; for a question that asks for a number, that
+            number.
+
+    Raises:
+        ValueError: if the question does not exist or cannot have that answer; the message lists
+            what can be asked or answered.
+
+    >>> check("1.2", "c")  # doctest: +ELLIPSIS
+    1.2 c: Right. `sample()` returns a tensor without a graph, ...
+    >>> check("2.5", 43)  # doctest: +ELLIPSIS
+    2.5 43: Right. With fresh noise the difference ...
+    """
+    item = _find(question)
+    if item["kind"] == "number":
+        value = _number(item, answer)
+        option = _closest(item, value)
+        shown = f"{value:g}"
+        verdict, why = _verdict(option), (option["why"] if option else item["otherwise"])
+    else:
+        letter = answer.strip().lower() if isinstance(answer, str) else answer
+        letters = _letters(item)
+        if letter not in letters:
+            wanted = ", ".join(f'"{x}"' for x in letters)
+            raise ValueError(f"question {item['id']} takes one of {wanted}; got {answer!r}")
+        option = item["options"][letters.index(letter)]
+        shown, verdict, why = letter, _verdict(option), option["why"]
+    print(textwrap.fill(f"{item['id']} {shown}: {verdict} {why}", width=88))
+    if option and "result" in option:
+        print(f"With this line the program prints: {option['result']}")
+
+
+def vote(chapter):
+    """The question of a chapter that a lecturer puts to the vote, with the answers to expect.
+
+    Returns a text: the question, its options, the right one, and a note on what most will choose.
+
+    Raises:
+        ValueError: if that chapter has no quiz.
+
+    >>> print(vote(2))  # doctest: +ELLIPSIS
+    Vote on question 2.2
+    ...
+    """
+    item = next(item for item in _load(chapter) if "vote" in item)
+    lines = [f"Vote on question {item['id']}", "", textwrap.fill(item["prompt"], 88), ""]
+    lines += [f"    {line}" for line in item.get("code", "").splitlines()]
+    lines.append("")
+    for letter, option in zip(_letters(item), item["options"], strict=True):
+        lines.append(f"{letter}) {option['text']}" + ("   <- right" * option["correct"]))
+    return "\n".join([*lines, "", textwrap.fill(item["vote"], 88)])
+
+
+@functools.cache
+def _chapters():
+    names = [file.name for file in _ITEMS.iterdir()]
+    return sorted(int(name.removesuffix(".toml")) for name in names if name.endswith(".toml"))
+
+
+def _load(chapter):
+    if type(chapter) is not int or chapter not in _chapters():
+        known = " and ".join(str(n) for n in _chapters())
+        raise ValueError(f"there is no quiz for chapter {chapter!r}; there are quizzes for {known}")
+    return _read(chapter)
+
+
+@functools.cache
+def _read(chapter):
+    items = tomllib.loads((_ITEMS / f"{chapter}.toml").read_text("utf-8"))["items"]
+    for item in items:
+        for key in ("prompt", "code", "otherwise", "vote"):
+            if key in item:
+                item[key] = item[key].strip()
+        for option in item["options"]:
+            option["why"] = option["why"].strip()
+            option.setdefault("correct", False)
+    return items
+
+
+def _find(question):
+    for chapter in _chapters():
+        for item in _load(chapter):
+            if item["id"] == question:
+                return item
+    known = " and ".join(_span(_load(n)) for n in _chapters())
+    raise ValueError(f"there is no question {question!r}; there are {known}")
+
+
+def _span(items):
+    return f"questions {items[0]['id']} to {items[-1]['id']}"
+
+
+def _letters(item):
+    return list("abcdefgh"[: len(item["options"])])
+
+
+def _number(item, answer):
+    try:
+        value = float(answer)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"question {item['id']} asks for a number; got {answer!r}")
+    return value
+
+
+def _closest(item, value):
+    """The option that the value means, or None; `tolerance` is relative. quiz.js does likewise."""
+    for option in item["options"]:
+        wanted = float(option["text"])
+        if abs(value - wanted) <= item["tolerance"] * abs(wanted):
+            return option
+    return None
+
+
+def _verdict(option):
+    return "Right." if option and option["correct"] else "Not this one."
+
+
+def _inline(text):
+    """HTML of a line of prose: `code` between backticks, and q_φ as q with an index."""
+
+    def prose(part):
+        return re.sub(r"_(\w)", r"<sub>\1</sub>", html.escape(part, quote=False))
+
+    return "".join(_code(p) if i % 2 else prose(p) for i, p in enumerate(text.split("`")))
+
+
+def _code(text):
+    return f"<code>{html.escape(text, quote=False)}</code>"
+
+
+def _for_page(item):
+    """An item as the page needs it: everything that is prose already in HTML."""
+    numeric = item["kind"] == "number"
+    page = {"id": item["id"], "numeric": numeric, "prompt": _inline(item["prompt"])}
+    page |= {"code": item.get("code", ""), "options": []}
+    if numeric:
+        page["tolerance"] = item["tolerance"]
+        page["otherwise"] = f"{_verdict(None)} {_inline(item['otherwise'])}"
+    is_code = item["kind"] == "predict-output" or "result" in item["options"][0]
+    for option in item["options"]:
+        why = f"{_verdict(option)} {_inline(option['why'])}"
+        if "result" in option:
+            why += f" With this line the program prints {_code(option['result'])}."
+        text = _code(option["text"]) if is_code else _inline(option["text"])
+        page["options"].append({"text": text, "correct": option["correct"], "why": why})
+    return page
+
+
+def _fallback(state):
+    """The quiz where scripts do not run: every answer is a fold that opens on its explanation."""
+    parts = []
+    for item in state["items"]:
+        parts.append(f"<p><strong>{item['id']}</strong> {item['prompt']}</p>")
+        if item["code"]:
+            parts.append(f"<pre>{html.escape(item['code'], quote=False)}</pre>")
+        for letter, option in zip(_letters(item), item["options"], strict=True):
+            label = f"{option['text']}?" if item["numeric"] else f"{letter}) {option['text']}"
+            parts.append(f"<details><summary>{label}</summary><p>{option['why']}</p></details>")
+    return "".join(parts)
