@@ -201,7 +201,7 @@ def _for_page(item):
     for option in item["options"]:
         why = f"{_verdict(option)} {_inline(option['why'])}"
         if "result" in option:
-            why += f" With this line the program prints {_code(option['result'])}."
+            why += f" With this line the program prints: {_code(option['result'])}"
         text = _code(option["text"]) if is_code else _inline(option["text"])
         page["options"].append({"text": text, "correct": option["correct"], "why": why})
     return page
@@ -213,7 +213,9 @@ def _fallback(state):
     for item in state["items"]:
         parts.append(f"<p><strong>{item['id']}</strong> {item['prompt']}</p>")
         if item["code"]:
-            parts.append(f"<pre>{html.escape(item['code'], quote=False)}</pre>")
+            parts.append(
+                f'<pre style="white-space:pre-wrap">{html.escape(item["code"], quote=False)}</pre>'
+            )
         for letter, option in zip(_letters(item), item["options"], strict=True):
             label = f"{option['text']}?" if item["numeric"] else f"{letter}) {option['text']}"
             parts.append(f"<details><summary>{label}</summary><p>{option['why']}</p></details>")
