@@ -34,6 +34,8 @@ try { widget.render({ model, el }); } catch (error) { el.replaceChildren(...stil
 })(40);
 })();"""
 
+_EXPORT = re.compile(r"(^|[;}])export default\b", flags=re.MULTILINE)
+
 
 def _slim(javascript: str) -> str:
     """Drop indentation, blank lines and lines that hold only a ``//`` comment."""
@@ -66,19 +68,19 @@ def embed(javascript: str, state: dict, fallback_html: str) -> str:
     (True, True)
     """
     code = _slim(javascript)
-    exports = len(re.findall(r"^export default ", code, flags=re.MULTILINE))
+    exports = len(_EXPORT.findall(code))
     if exports != 1:
         raise ValueError(
-            f"the JavaScript holds {exports} lines that start with 'export default'; it needs "
+            f"the JavaScript holds {exports} statements 'export default'; it needs "
             "exactly one, such as 'export default { render };'"
         )
-    if re.search(r"^(import\b|export (?!default ))", code, flags=re.MULTILINE):
+    if re.search(r"^(import\b|export\s(?!default\b))", code, flags=re.MULTILINE):
         raise ValueError(
             "the JavaScript has an 'import' or a named 'export', which cannot run inside a page's "
             "inline script; put all code in one text with one 'export default'"
         )
     # In a function of its own, so that its names cannot clash with the shim's.
-    code = re.sub(r"^export default ", "return ", code, flags=re.MULTILINE)
+    code = _EXPORT.sub(r"\1return ", code)
     data = json.dumps(state, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     name = "e" + hashlib.sha256("\0".join((code, data, fallback_html)).encode()).hexdigest()[:12]
     # "</script>" or "<!--" inside a script would end it or change how it is read.

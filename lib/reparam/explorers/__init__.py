@@ -1,0 +1,198 @@
+"""The course's interactive figures: predict, make one gesture, read what was found.
+
+Each function returns an `Explorer`. As the last value of a notebook cell it shows itself as one
+self-contained piece of HTML that works without a kernel and without a network; where scripts do not
+run, its still picture stands in.
+
+>>> explorer = mu_sigma_epsilon()
+>>> explorer.noise.shape
+torch.Size([24])
+>>> len(explorer._repr_html_().encode()) < 30_000
+True
+"""
+
+import base64
+import html
+import math
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from reparam._embed import embed
+
+__all__ = ["Explorer", "fresh_noise", "fresh_or_frozen", "mu_sigma_epsilon"]
+
+_FOLDER = Path(__file__).parent
+# What a data address inside an attribute in double quotes need not escape.
+_SVG = " <>/:;=,()'!-{}*@|"
+# Fresh draws from this number on are the twenty other seeds of `fresh_or_frozen`.
+_OTHERS = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Explorer:
+    """An interactive figure: what it claims, its start state, and the noise that it shows.
+
+    Attributes:
+        name: the name of its JavaScript file and of its still.
+        claim: the one thing it shows, also written on its still.
+        state: JSON-serializable start values.
+        noise: the standard normal noise, float64, exactly as the page uses it: a notebook cell that
+            computes with it gets the numbers on the page.
+    """
+
+    name: str
+    claim: str
+    state: dict
+    noise: Tensor
+
+    @property
+    def javascript(self) -> str:
+        """All code, with `export default { render, … }`: it also runs as an anywidget's `_esm`."""
+        return (_FOLDER / "built" / f"{self.name}.js").read_text(encoding="utf-8")
+
+    @property
+    def still(self) -> str:
+        """The still picture: SVG text."""
+        return (_FOLDER / "stills" / f"{self.name}.svg").read_text(encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        # An <img>, because what strips SVG out of HTML (GitHub does) would leave its tick labels
+        # behind as loose text.
+        picture = "data:image/svg+xml," + urllib.parse.quote(self.still, safe=_SVG)
+        alt = html.escape(f"Still picture of an interactive figure. {self.claim}")
+        fallback = (
+            f'<figure style="margin:0"><img src="{picture}" alt="{alt}" style="max-width:100%">'
+            f"<figcaption>{html.escape(self.claim)} (This figure is interactive where scripts run."
+            ")</figcaption></figure>"
+        )
+        return embed(self.javascript, self.state, fallback)
+
+    def __repr__(self) -> str:
+        return f"<interactive figure {self.name}: {self.claim}>"
+
+
+def _draw(*shape: int, seed: int) -> Tensor:
+    """Standard normal noise on a grid of 1/4096, so that a page holds it exactly in 16 bits."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(*shape, dtype=torch.float64, generator=generator)
+    return (noise * 4096).round() / 4096
+
+
+def _encode(noise: Tensor) -> str:
+    steps = (noise.flatten() * 4096).to(torch.int16)
+    return base64.b64encode(steps.numpy().astype("<i2").tobytes()).decode()
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be a whole number from 0 to 2**31 - 1, got {seed!r}")
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of the 32-bit integers that scatters them (Wellons, "lowbias32")."""
+    mask = 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & mask
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & mask
+    return x ^ (x >> 16)
+
+
+def fresh_noise(seed: int, draw: int, size: int) -> Tensor:
+    """The noise of one fresh draw in `fresh_or_frozen`, as the page makes it.
+
+    A counter-based generator: `(seed, draw)` decides the noise, so the story on the page can be
+    told again, there and here.
+
+    Args:
+        seed: the explorer's seed.
+        draw: which draw, counted from 0 (the first visit).
+        size: how many values.
+
+    Returns:
+        Standard normal noise of shape `[size]`, float64, on a grid of 1/4096.
+
+    Raises:
+        ValueError: if `seed` is out of range.
+
+    >>> fresh_noise(0, 0, 64).shape
+    torch.Size([64])
+    """
+    _check_seed(seed)
+    mask = 0xFFFFFFFF
+    key = _mix((_mix(torch.tensor(seed + 1)) + draw) & mask)
+    counter = torch.arange(1, 2 * size + 1)
+    uniform = (_mix(key ^ _mix(counter)).double() + 0.5) / 2**32
+    radius = (-2 * uniform[0::2].log()).sqrt()
+    return (radius * (2 * math.pi * uniform[1::2]).cos() * 4096).round() / 4096
+
+
+def fresh_or_frozen(num_samples: int = 64, seed: int = 0) -> Explorer:
+    """A Monte Carlo loss against μ, under fresh and under frozen noise (chapter 1).
+
+    The loss is the mean of `(μ + ε)²` over `num_samples` draws; the truth is `μ² + 1`.
+
+    Args:
+        num_samples: samples in each estimate, 16 to 96.
+        seed: of all noise.
+
+    Returns:
+        An `Explorer` whose `noise` has shape `[21, num_samples]`: row 0 is the frozen noise, the
+        others are the twenty other seeds. Visit number `n` (from 0) of the fresh noise uses
+        `fresh_noise(seed, n, num_samples)`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    >>> eps = fresh_or_frozen().noise[0]
+    >>> mu = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    >>> (mu + eps).square().mean().backward()
+    >>> torch.allclose(mu.grad, 2 * (1 + eps.mean()))
+    True
+    """
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or not 16 <= num_samples <= 96:
+        raise ValueError(f"num_samples must be a whole number from 16 to 96, got {num_samples!r}")
+    _check_seed(seed)
+    others = [fresh_noise(seed, _OTHERS + i, num_samples) for i in range(20)]
+    noise = torch.stack([_draw(num_samples, seed=seed), *others])
+    state = {
+        "guess": "", "noise": "fresh", "mu": 1.0, "slopes": "hidden", "logstep": -1.0,
+        "fresh": "K", "frozen": "", "from": 0,
+        "frozen_noise": _encode(noise[0]), "seed": seed, "size": num_samples,
+    }  # fmt: skip
+    claim = (
+        "With fresh noise one μ gets a new height at each visit: no slope to follow. "
+        "With frozen noise the estimate is one smooth curve, with a tangent."
+    )
+    return Explorer("fresh_or_frozen", claim, state | {"claim": claim}, noise)
+
+
+def mu_sigma_epsilon(seed: int = 41) -> Explorer:
+    """Twenty-four samples `z = μ + σ·ε` and how each answers μ and σ (chapter 2).
+
+    Args:
+        seed: of the noise.
+
+    Returns:
+        An `Explorer` whose `noise` has shape `[24]`, sorted.
+
+    Raises:
+        ValueError: if `seed` is out of range.
+
+    >>> eps = mu_sigma_epsilon().noise
+    >>> bool((eps.diff() >= 0).all())
+    True
+    """
+    _check_seed(seed)
+    noise = _draw(24, seed=seed).sort().values
+    state = {
+        "guess": "", "seen": "no", "mu": 0.0, "sigma": 1.0, "part": "samples", "wrt": "sigma",
+        "f": "square", "noise": _encode(noise),
+    }  # fmt: skip
+    claim = (
+        "Each sample hangs on its own fixed ε: moving μ moves all of them alike, "
+        "stretching σ moves each by its ε, sign included."
+    )
+    return Explorer("mu_sigma_epsilon", claim, state | {"claim": claim}, noise)

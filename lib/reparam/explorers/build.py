@@ -1,0 +1,94 @@
+"""Make what is derived from the explorers' sources: `python -m reparam.explorers.build`.
+
+- `built/NAME.js`: `runtime.js` and `NAME.js` in one file, without comments and with short names,
+  so that a page stays small;
+- `stills/NAME.svg`: the still picture, drawn by that file in Node (from the PATH, or the one that
+  playwright brings).
+
+Only people who change an explorer need this, and `tdewolff-minify`: both are committed, and a test
+holds them fresh.
+"""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from reparam.explorers import Explorer, fresh_or_frozen, mu_sigma_epsilon
+
+FOLDER = Path(__file__).parent
+EXPLORERS = (fresh_or_frozen, mu_sigma_epsilon)
+
+
+def find_node() -> str:
+    """The path of a Node executable.
+
+    Raises:
+        RuntimeError: if there is none.
+    """
+    found = shutil.which("node")
+    if found:
+        return found
+    try:
+        import playwright
+    except ImportError:
+        pass
+    else:
+        bundled = Path(playwright.__file__).parent / "driver" / "node"
+        if bundled.exists():
+            return str(bundled)
+    raise RuntimeError("no Node found: install it, or type `pip install playwright`")
+
+
+def run_javascript(explorer: Explorer, expression: str):
+    """The JSON value of a JavaScript expression in `widget` (the module) and `state`."""
+    return _run(explorer.javascript, explorer.state, expression)
+
+
+def _run(javascript: str, state: dict, expression: str):
+    with tempfile.TemporaryDirectory() as folder:
+        module = Path(folder, "explorer.mjs")
+        module.write_text(javascript, encoding="utf-8")
+        main = Path(folder, "main.mjs")
+        main.write_text(
+            'import widget from "./explorer.mjs";\n'
+            f"const state = {json.dumps(state)};\n"
+            f"console.log(JSON.stringify({expression}));\n",
+            encoding="utf-8",
+        )
+        done = subprocess.run(
+            [find_node(), str(main)], capture_output=True, text=True, encoding="utf-8"
+        )
+    if done.returncode:
+        raise RuntimeError(f"Node failed on `{expression}`:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def build(explorer: Explorer) -> dict[str, str]:
+    """The texts of an explorer's derived files, made now, by path below this folder."""
+    import minify
+
+    runtime, own, still = (
+        (FOLDER / file).read_text(encoding="utf-8")
+        for file in ("runtime.js", f"{explorer.name}.js", "still.js")
+    )
+    javascript = minify.string("application/javascript", f"{runtime}\n{own}")
+    with_still = f"{runtime}\n{own}\n{still}".replace(
+        "export default {", "export default { still,"
+    )
+    picture = _run(with_still, explorer.state, "widget.still(widget.spec, state)")
+    return {f"built/{explorer.name}.js": javascript, f"stills/{explorer.name}.svg": picture}
+
+
+def main() -> None:
+    for make in EXPLORERS:
+        for name, text in build(make()).items():
+            path = FOLDER / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"{name}: {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+// Chapter 1: a Monte Carlo loss, E[z²] with z = μ + ε, under fresh and under frozen noise.
+const POINTS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcde";
+const KEEP = 200;
+const LOW = 0, HIGH = 2, STEP = 0.05, TOP = 6;
+// Draws from these numbers on are for the twenty pairs and the twenty other seeds.
+const PAIRS = 1e6, OTHERS = 2e6;
+const place = (index) => Number((LOW + index * STEP).toFixed(6));
+const index = (mu) => Math.round((mu - LOW) / STEP);
+
+// A counter-based generator: draw number and seed decide the noise, whenever it is asked for.
+const mix = (x) => {
+  x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
+  x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
+  return (x ^ (x >>> 16)) >>> 0;
+};
+const drawn = new Map();
+function freshNoise(seed, draw, size) {
+  const name = `${seed} ${draw} ${size}`;
+  if (drawn.has(name)) return drawn.get(name);
+  const key = mix((mix(seed + 1) + draw) >>> 0);
+  const uniform = (count) => (mix((key ^ mix(count)) >>> 0) + 0.5) / 4294967296;
+  const noise = range(size).map((k) => {
+    const radius = Math.sqrt(-2 * Math.log(uniform(2 * k + 1)));
+    return Math.round(radius * Math.cos(2 * Math.PI * uniform(2 * k + 2)) * 4096) / 4096;
+  });
+  drawn.set(name, noise);
+  return noise;
+}
+const loss = (mu, noise) => mean(noise.map((e) => (mu + e) ** 2));
+const difference = (mu, h, left, right) => (loss(mu + h / 2, right) - loss(mu - h / 2, left)) / h;
+const deviation = (xs) => {
+  const m = mean(xs);
+  return Math.sqrt(xs.reduce((sum, x) => sum + (x - m) ** 2, 0) / (xs.length - 1));
+};
+
+const banks = new Map();
+function bank({ frozen_noise, seed, size }) {
+  const name = `${frozen_noise} ${seed}`;
+  if (!banks.has(name)) banks.set(name, [decode(frozen_noise), ...range(20).map((i) => freshNoise(seed, OTHERS + i, size))]);
+  return banks.get(name);
+}
+const seen = new Map();
+function curve(noise) {
+  if (!seen.has(noise)) seen.set(noise, range(POINTS.length).map((i) => [place(i), loss(place(i), noise)]));
+  return seen.get(noise);
+}
+
+function model(state) {
+  const { mu, seed, size } = state;
+  const [own, ...others] = bank(state);
+  const h = Number((10 ** state.logstep).toPrecision(3));
+  const visits = [...state.fresh].map((c, i) => ({
+    mu: place(POINTS.indexOf(c)), loss: loss(place(POINTS.indexOf(c)), freshNoise(seed, state.from + i, size)),
+  }));
+  const trail = [...state.frozen].map((c) => POINTS.indexOf(c));
+  const here = visits.filter((v) => v.mu === mu).map((v) => v.loss);
+  const left = range(20).map((i) => freshNoise(seed, PAIRS + 2 * i, size));
+  const right = range(20).map((i) => freshNoise(seed, PAIRS + 2 * i + 1, size));
+  const open = state.slopes === "shown";
+  return {
+    state, mu, h, size, open, visits, here, trail,
+    frozenHere: trail.filter((i) => i === index(mu)).length,
+    truth: mu * mu + 1,
+    frozen: loss(mu, own),
+    tangent: mean(own.map((e) => 2 * (mu + e))),
+    own: curve(own), others: others.map(curve),
+    pair: [loss(mu - h / 2, left[0]), loss(mu + h / 2, right[0])],
+    freshSlopes: open ? range(20).map((i) => difference(mu, h, left[i], right[i])) : [],
+    frozenSlopes: open ? others.map((noise) => difference(mu, h, noise, noise)) : [],
+    // Var[z²] = 2 + 4μ² at each of two independent points; frozen, only 2·mean(ε) is left.
+    freshDeviation: Math.sqrt((4 + 8 * mu * mu + 2 * h * h) / size) / h,
+    frozenDeviation: 2 / Math.sqrt(size),
+  };
+}
+
+function layout({ width, font, room }, { open }) {
+  const narrow = width < 480;
+  const plot = { left: font * 2.2, right: width - 12, top: font * 1.8 };
+  plot.bottom = plot.top + clamp(width * 0.55, 190, open ? room * 0.5 : room * 0.72);
+  const strip = { top: plot.bottom + font * 4.4, row: font * 3.4 };
+  const reach = Math.asinh(2500);
+  return {
+    font: narrow ? Math.min(font, 13) : font, narrow, plot, strip,
+    height: open ? strip.top + strip.row * 2 + font * 2.8 : plot.bottom + font * 3,
+    x: scale(LOW, HIGH, plot.left, plot.right),
+    y: scale(0, TOP, plot.bottom, plot.top),
+    mu: scale(plot.left, plot.right, LOW, HIGH),
+    slope: (s) => scale(-reach, reach, plot.left, plot.right)(Math.asinh(s)),
+  };
+}
+
+const handle = (view) => view.state.noise === "fresh" ? view.here.at(-1) ?? view.truth : view.frozen;
+
+function handles(view, { x, y, mu }) {
+  const fresh = view.state.noise === "fresh";
+  return [{
+    key: "mu", x: x(view.mu), y: y(handle(view)), value: mu, shape: fresh ? "dot" : "box",
+    kind: fresh ? "red" : "blue", label: "Mean μ",
+    text: `μ = ${fix(view.mu, 2)}, estimated loss ${fix(handle(view), 2)}`,
+  }];
+}
+
+function draw(view, { plot, strip, x, y, slope, font, narrow }) {
+  const { state, mu, h, open } = view;
+  const fresh = state.noise === "fresh";
+  const out = [];
+  for (const t of [0, 2, 4, 6]) {
+    out.push(line("grid", plot.left, y(t), plot.right, y(t)), text(plot.left - 5, y(t) + 4, t, "end", "mute"));
+  }
+  for (const t of [0, 0.5, 1, 1.5, 2]) out.push(text(x(t), plot.bottom + font * 1.3, t, "middle", "mute"));
+  out.push(text(plot.right, plot.bottom + font * 2.6, "mean μ (σ = 1)", "end"));
+  out.push(text(0, font, narrow ? `loss, mean of z² over ${view.size}` : `loss: mean of z² over ${view.size} samples z = μ + ε`));
+  const inside = ([a, b]) => a >= LOW && a <= HIGH && b >= 0 && b <= TOP;
+  const ray = (b, s) => range(81).map((i) => LOW + (i * (HIGH - LOW)) / 80).map((a) => [a, b + s * (a - mu)]).filter(inside);
+  const trace = (points) => points.map(([a, b]) => [x(a), y(b)]);
+  if (!fresh && view.frozenHere > 1) for (const c of view.others) out.push(path("faint", trace(c)));
+  out.push(path("truth", trace(range(41).map((i) => [place(i), place(i) ** 2 + 1]))));
+  const legend = (row, mark, words) => {
+    const [a, b] = [plot.left + 10, plot.top + font * (0.9 + 1.4 * row)];
+    out.push(mark(a, b - font * 0.35), text(a + 30, b, words, "start", "halo"));
+  };
+  legend(0, (a, b) => line("truth", a, b, a + 24, b), "truth, μ² + 1");
+  for (const v of view.visits) out.push(dot("red", x(v.mu), y(Math.min(v.loss, TOP)), fresh ? 3.5 : 2.5));
+  legend(1, (a, b) => dot("red", a + 12, b, 4), "fresh: new noise at each visit");
+  if (fresh) {
+    if (view.here.length > 1) {
+      const [low, high] = [Math.min(...view.here), Math.max(...view.here)];
+      out.push(line("red thick", x(mu), y(low), x(mu), y(Math.min(high, TOP))));
+      for (const b of view.here) out.push(dot("open", x(mu), y(Math.min(b, TOP)), 5));
+      const side = mu > 1.3 ? -1 : 1;
+      out.push(text(x(mu) + side * 18, y(Math.min(high, TOP)) - font, `one μ, ${view.here.length} heights`, side < 0 ? "end" : "start", "halo bold"));
+    }
+    if (open) {
+      const s = (view.pair[1] - view.pair[0]) / h;
+      const far = Math.hypot(x(1) - x(0), s * (y(0) - y(1)));
+      const half = Math.min(0.6, (plot.bottom - plot.top) * 0.3 / far);
+      const middle = mean(view.pair);
+      out.push(path("green", trace([[mu - half, middle - s * half], [mu + half, middle + s * half]])));
+      [-1, 1].forEach((side, i) => {
+        const a = mu + side * h / 2;
+        if (inside([a, view.pair[i]])) out.push(shapes.box("green", x(a), y(view.pair[i]), 4));
+      });
+      legend(2, (a, b) => line("green", a, b, a + 24, b), `one slope, step h: ${fix(s, 1)}`);
+    }
+  } else {
+    const low = Math.min(...view.trail), high = Math.max(...view.trail);
+    if (high > low) out.push(path("blue thick", trace(view.own.slice(low, high + 1))));
+    legend(2, (a, b) => line("blue thick", a, b, a + 24, b) + shapes.box("blue", a + 12, b, 4), "frozen: the same noise always");
+    if (view.frozenHere > 1) {
+      out.push(path("green", trace(ray(view.frozen, view.tangent))));
+      legend(3, (a, b) => line("green", a, b, a + 24, b), `its tangent: slope ${fix(view.tangent, 2)}`);
+      legend(4, (a, b) => line("faint", a, b, a + 24, b), "frozen, 20 other seeds");
+    }
+  }
+  const hint = !state.guess ? "Predict first, then drag the dot."
+    : fresh ? (view.here.length > 1 && !open && state.frozen === "" ? "Now freeze the noise, and drag again." : view.visits.length < 2 ? "Drag the dot right and back \u21c6" : "")
+    : view.frozenHere < 2 ? (view.trail.length < 2 ? "Drag the square right and back \u21c6" : "… and back to where you started") : "";
+  if (hint) out.push(text(plot.right - 4, plot.bottom - font * 0.8, hint, "end", "halo bold"));
+  if (!open) return out.join("");
+
+  const bottom = strip.top + 2 * strip.row;
+  out.push(text(0, strip.top - font * 1.2, narrow ? `20 slopes at μ = ${fix(mu, 2)}, h = ${h}` : `20 slopes at μ = ${fix(mu, 2)}: (loss at μ + h/2, less loss at μ ${MINUS} h/2) / h, h = ${h}`, "start", "bold"));
+  const ticks = narrow ? [-1000, -30, -2, 2, 30, 1000] : [-1000, -100, -10, -1, 0, 1, 10, 100, 1000];
+  for (const t of ticks) {
+    out.push(line("grid", slope(t), strip.top, slope(t), bottom), text(slope(t), bottom + font * 1.2, fix(t, 0), "middle", "mute"));
+  }
+  out.push(text(plot.right, bottom + font * 2.4, narrow ? "slope (log beyond ±1)" : "slope (one axis for both rows; logarithmic beyond ±1)", "end"));
+  out.push(line("truth", slope(2 * mu), strip.top, slope(2 * mu), bottom));
+  const row = (i, mark, kind, xs, words) => {
+    const top = strip.top + i * strip.row;
+    out.push(text(plot.left + 2, top + font * 1.1, words, "start", "halo"));
+    xs.forEach((s, j) => out.push(mark(kind, slope(s), top + font * 1.7 + (j % 5) * font * 0.3, 3)));
+  };
+  row(0, dot, "red", view.freshSlopes, `\u25cf fresh: standard deviation ${view.freshDeviation.toPrecision(3)}`);
+  row(1, shapes.box, "blue", view.frozenSlopes, `\u25a0 frozen: standard deviation ${view.frozenDeviation.toPrecision(3)}`);
+  return out.join("");
+}
+
+const both = (view) => view.state.slopes === "shown";
+const spec = {
+  name: "fresh-or-frozen",
+  title: "Fresh or frozen noise",
+  fields: {
+    guess: { among: ["", "same", "other"] },
+    noise: { among: ["fresh", "frozen"] },
+    mu: { min: LOW, max: HIGH, step: STEP },
+    slopes: { among: ["hidden", "shown"] },
+    logstep: { min: -3, max: 0.6, step: 0.05 },
+    fresh: { like: /^[0-9A-Za-e]{1,200}$/ },
+    frozen: { like: /^[0-9A-Za-e]{0,200}$/ },
+    from: { min: 0, max: 900000, step: 1 },
+  },
+  given: ["claim", "frozen_noise", "seed", "size"],
+  model,
+  stillState: { guess: "other", noise: "frozen", fresh: "KMOQSUWYacaYWUSQOMK", frozen: "KeAK" },
+  layout, draw, handles,
+  ask: {
+    question: "<b>Predict first.</b> At every move of the dot the loss is estimated again, from new noise. " +
+      "You leave μ = 1 and come back. Is the dot at the same height?",
+    options: [["same", "At the same height"], ["other", "At another height"]],
+    verdict: (view) => `Your guess: <b>at ${view.state.guess === "same" ? "the same" : "another"} height</b>.` +
+      (view.here.length > 1 ? ` Seen with fresh noise at μ = ${fix(view.mu, 2)}: ${view.here.slice(-4).map((b) => fix(b, 2)).join(", ")}.` : ""),
+  },
+  controls: [
+    { key: "mu", label: "Mean μ", text: (v) => fix(v, 2) },
+    { key: "noise", label: "Noise ε", options: [["fresh", "Fresh"], ["frozen", "Frozen"]] },
+    { key: "slopes", label: "Slopes", options: [["hidden", "Hide"], ["shown", "Measure the slope"]], show: (view) => view.frozenHere > 1 || both(view) },
+    { key: "logstep", label: "Preset step", options: [[-1, "h = 0.1"], [-2, "0.01"], [-3, "0.001"]], show: both },
+    { key: "logstep", label: "Step h", nudge: 0.1, text: (v) => Number((10 ** v).toPrecision(3)), show: both },
+  ],
+  moved(state, key) {
+    if (key !== "mu" && key !== "noise") return;
+    const now = POINTS[index(state.mu)];
+    const trail = state[state.noise];
+    if (key === "noise" && trail.at(-1) === now) return;
+    state[state.noise] = (trail + now).slice(-KEEP);
+    if (state.noise === "fresh" && trail.length === KEEP) state.from += 1;
+  },
+  status(view) {
+    const { state, here, mu } = view;
+    if (!state.guess) return "Choose a prediction to unlock the dot.";
+    const where = `μ = ${fix(mu, 2)}`;
+    if (view.open) return `Step h = ${view.h} at ${where}: the slope's standard deviation is ${view.freshDeviation.toPrecision(3)} with fresh noise, ${view.frozenDeviation.toPrecision(3)} with frozen noise.`;
+    if (state.noise === "fresh") return here.length > 1
+      ? `${where}, ${here.length} visits, ${here.length} heights: ${here.slice(-4).map((b) => fix(b, 2)).join(", ")}.`
+      : `${where}: fresh estimate ${fix(handle(view), 2)}, truth ${fix(view.truth, 2)}.`;
+    return `${where}: frozen estimate ${fix(view.frozen, 2)}` + (view.frozenHere > 1
+      ? ` at each of ${view.frozenHere} visits, with slope ${fix(view.tangent, 2)} (true slope ${fix(2 * mu, 2)}).` : `, truth ${fix(view.truth, 2)}.`);
+  },
+  goal: (view) => view.open && {
+    text: `Keep the noise fresh, and find a step h at which its slope is as steady as the frozen one (standard deviation at most ${view.frozenDeviation.toPrecision(3)}).`,
+    done: view.freshDeviation <= view.frozenDeviation,
+    found: `It takes h = ${view.h}, a step as wide as the plot. For z² such a difference still has the right mean; for a loss with more bends it measures another slope. Frozen noise is this steady at any step.`,
+  },
+  story: (view) => view.frozenHere > 1 || both(view)
+    ? `<p><b>What was to be found.</b> ${view.state.claim} Two visits to one μ differ by chance, and a difference quotient divides that by h: with fresh noise its standard deviation grows like 1/h. With frozen noise the same ${view.size} ε serve every μ, so the estimate is a differentiable function of μ, and its slope, the mean of 2(μ + ε), has standard deviation 2/√${view.size} at every h.</p>` +
+      `<p class="small"><b>Limits.</b> Differentiable is not exact: each gray curve is another frozen seed, smooth, and off the dashed truth. And z² is smooth; for a step, the frozen curve is a staircase whose slope is 0 almost everywhere (chapter 2).</p>` : "",
+  table(view) {
+    const rows = view.visits.slice(-12).map((v, i, all) => [view.state.from + view.visits.length - all.length + i + 1, fix(v.mu, 2), fix(v.loss, 3), fix(loss(v.mu, bank(view.state)[0]), 3), fix(v.mu ** 2 + 1, 3)]);
+    return {
+      caption: `The last ${rows.length} visits. Slope at μ = ${fix(view.mu, 2)}: true ${fix(2 * view.mu, 2)}, frozen tangent ${fix(view.tangent, 3)}.` +
+        (view.open ? ` Standard deviation of a slope with step ${view.h}: fresh ${view.freshDeviation.toPrecision(3)} (these 20: ${deviation(view.freshSlopes).toPrecision(3)}), frozen ${view.frozenDeviation.toPrecision(3)} (these 20: ${deviation(view.frozenSlopes).toPrecision(3)}).` : ""),
+      head: ["Visit", "μ", "Fresh estimate", "Frozen estimate", "Truth"],
+      rows,
+    };
+  },
+};
+
+const render = (widget) => explore(spec, widget);
+export default { render, spec, freshNoise, readHash, writeHash };
