@@ -26,6 +26,7 @@ __all__ = [
     "PALETTE",
     "VERMILLION",
     "WIDTH",
+    "draw_backward_graph",
     "gradient_histogram",
     "learning_curves",
     "show_digits",
@@ -315,3 +316,98 @@ def _check_series(**argument: Mapping[str, torch.Tensor]) -> None:
         check_float(**{f"{argument_name}[{name!r}]": tensor})
         if tensor.isinf().any():
             raise ValueError(f"{argument_name}[{name!r}] holds infinity: there is no place for it")
+
+
+def draw_backward_graph(
+    output: torch.Tensor, leaves: Mapping[str, torch.Tensor], *, ax: Axes | None = None
+) -> Axes:
+    """Draw the graph that `output.backward()` will walk, from its `grad_fn` chain (chapter 1).
+
+    The output stands on top; an arrow leads from each recorded operation to those that receive
+    its gradient. A leaf that no arrow reaches stands below a dashed line, in a dashed frame.
+
+    Args:
+        output: the tensor whose graph is drawn; it may have none.
+        leaves: tensors by the names that the picture shall show.
+        ax: the axes to draw on; new ones if not given.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: if `output` is not a tensor.
+
+    >>> mu = torch.tensor(0.0, requires_grad=True)
+    >>> axes = draw_backward_graph((mu + 1) ** 2, {"μ": mu})
+    >>> [text.get_text() for text in axes.texts if text.get_text()]
+    ['Pow', 'Add', 'μ']
+    >>> plt.close(axes.figure)
+    """
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"output must be a tensor, got {type(output).__name__}")
+    names = {id(tensor): name for name, tensor in leaves.items()}
+    labels, depths, arrows = {}, {}, []
+
+    def visit(node, depth: int) -> None:
+        leaf = getattr(node, "variable", None)
+        labels[node] = names.get(id(leaf), "?") if leaf is not None else _operation(node)
+        depths[node] = max(depth, depths.get(node, 0))
+        for parent, _ in node.next_functions:
+            if parent is not None:
+                arrows.append((node, parent))
+                visit(parent, depth + 1)
+
+    if output.grad_fn is not None:
+        visit(output.grad_fn, 0)
+    bottom = max(depths.values(), default=0) + 1
+    rows: dict[int, list] = {}
+    for node, depth in depths.items():
+        rows.setdefault(depth, []).append(node)
+    missing = [name for name in leaves if name not in labels.values()]
+    if missing:
+        rows[bottom] = missing
+
+    places = {
+        node: ((i + 1) / (len(row) + 1), -depth)
+        for depth, row in rows.items()
+        for i, node in enumerate(row)
+    }
+    ax = plt.subplots(figsize=(WIDTH, 0.5 * (bottom + 1)))[1] if ax is None else ax
+    for start, end in dict.fromkeys(arrows):
+        ax.annotate(
+            "",
+            xy=places[end],
+            xytext=places[start],
+            arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 9, "shrinkB": 9},
+        )
+    for node, (x, y) in places.items():
+        lost = node in missing
+        leaf = lost or getattr(node, "variable", None) is not None
+        color = VERMILLION if lost else (BLUE if leaf else INK)
+        ax.text(
+            x,
+            y,
+            node if lost else labels[node],
+            ha="center",
+            va="center",
+            fontsize=9.5,
+            color=color,
+            bbox={
+                "boxstyle": "round,pad=0.3",
+                "facecolor": "white",
+                "edgecolor": color,
+                "linestyle": "--" if lost else "-",
+                "linewidth": 1.6 if leaf else 0.8,
+            },
+        )
+    if missing:
+        ax.axhline(0.5 - bottom, color=VERMILLION, linestyle="--", linewidth=1.2)
+        ax.text(0.98, 0.55 - bottom, "no recorded path", ha="right", va="bottom", color=VERMILLION)
+    ax.set(xlim=(0, 1), ylim=(-bottom - 0.6, 0.6))
+    ax.axis("off")
+    return ax
+
+
+def _operation(node) -> str:
+    """`Pow` for `PowBackward0`."""
+    return type(node).__name__.split("Backward")[0]
