@@ -78,9 +78,8 @@ def test_more_samples_average_the_reconstruction_only():
     many, kl = vae.terms(x, num_samples=7)
     torch.manual_seed(5)
     z = vae.encoder(x).rsample((7,))
-    torch.testing.assert_close(
-        many, torch.stack([vae.decoder(one).log_prob(x) for one in z]).mean(0)
-    )
+    one_by_one = torch.stack([vae.decoder(code).log_prob(x) for code in z])
+    torch.testing.assert_close(many, one_by_one.mean(0))
     torch.testing.assert_close(kl, vae.terms(x)[1])
 
 
@@ -268,7 +267,7 @@ def test_an_infinite_loss_is_caught_before_it_reaches_the_weights():
             return Independent(Normal(q.mean, q.stddev * 1e30, validate_args=False), 1)
 
     vae = VAE(Overflowing(6, 16, 2), BernoulliDecoder(2, 16, 6))
-    with pytest.raises(FloatingPointError, match="step 1.*loss is"):
+    with pytest.raises(FloatingPointError, match=r"step 1.*loss is"):
         train(vae, images())
     assert parameters_to_vector(vae.parameters()).isfinite().all()
 

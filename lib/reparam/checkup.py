@@ -1,0 +1,522 @@
+"""What is wrong with a sampler or with a model's gradients, named, with evidence and cure.
+
+`grad is not None` proves little: a gradient can be there and be zero, or wrong (chapter 1). These
+checks look at values.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+import torch
+from torch import Tensor, nn
+
+from reparam._checks import check_count
+
+__all__ = ["Finding", "Report", "check_gradients", "check_sampler"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault: its name, the numbers that show it, and what to do about it."""
+
+    name: str
+    evidence: str
+    cure: str
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What a check found. Print it, or look at `.ok` and `.findings`."""
+
+    subject: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"{self.subject}: no fault found"
+        plural = "s" if len(self.findings) > 1 else ""
+        lines = [f"{self.subject}: {len(self.findings)} fault{plural} found"]
+        for finding in self.findings:
+            lines += [
+                f"✗ {finding.name}",
+                f"  seen: {finding.evidence}",
+                f"  cure: {finding.cure}",
+            ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+# The points at which samplers are tried. The log-variances tell the usual mistakes apart.
+_MU = (-1.3, 0.4, 2.1, 0.8)
+_LOG_VAR = (-1.5, -0.6, 0.9, 1.7)
+_ROWS = 10_000
+_FALSE_ALARM = 1e-6
+
+_TRICK = "z = mu + torch.exp(log_var / 2) * torch.randn_like(mu)"
+
+
+def check_sampler(
+    sampler: Callable[[Tensor, Tensor], Tensor],
+    *,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> Report:
+    """Check a Gaussian sampler `sampler(mu, log_var) -> z`: its law and its gradients.
+
+    It calls the sampler on a few matrices, and looks at
+
+    - the shape, dtype and device of z, and whether its values are finite;
+    - the noise `eps = (z - mu) / sigma`: is there any, is it fresh in every row, column and
+      call, and is it standard normal (mean, variance, Kolmogorov-Smirnov, correlations);
+    - the gradients: `dz/dmu = 1` and `dz/dlog_var = (z - mu) / 2 = sigma eps / 2`, by value;
+    - for an `nn.Module`: samples in training mode, the mean in evaluation mode.
+
+    Args:
+        sampler: a function or an `nn.Module`; its mode is put back afterwards.
+        device: where to try it.
+        seed: of the noise. The global generator is left as it was.
+
+    Returns:
+        A `Report`. A sampler that raises is a finding, too. A right sampler is accused with
+        probability below 1e-6; a mean off by 0.1 sigma, or a variance off by 15 %, is found with
+        probability above 0.999.
+
+    Raises:
+        TypeError: if `sampler` is not callable.
+
+    Used in chapters 1 and 2.
+
+    >>> from reparam.gaussian import reparameterize_gaussian
+    >>> check_sampler(reparameterize_gaussian)
+    reparameterize_gaussian: no fault found
+    >>> report = check_sampler(lambda mu, log_var: torch.normal(mu, torch.exp(log_var / 2)))
+    >>> [finding.name for finding in report.findings]
+    ['the gradient is silently zero']
+    """
+    if not callable(sampler):
+        raise TypeError(
+            f"sampler must be callable as sampler(mu, log_var), got {type(sampler).__name__}"
+        )
+    check_count("seed", seed, least=0)
+    device = torch.device(device)
+    subject = getattr(sampler, "__name__", type(sampler).__name__)
+    was_training = sampler.training if isinstance(sampler, nn.Module) else None
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            if was_training is not None:
+                sampler.train()
+            findings = _look_at(sampler, device)
+    finally:
+        if was_training is not None:
+            sampler.train(was_training)
+    return Report(subject, tuple(findings))
+
+
+def _look_at(sampler, device: torch.device) -> list[Finding]:
+    """All checks, from the plainest on; a later one runs only where it can mean something."""
+    mu = torch.tensor(_MU, device=device).repeat(_ROWS, 1)
+    log_var = torch.tensor(_LOG_VAR, device=device).repeat(_ROWS, 1)
+    try:
+        first, second = sampler(mu, log_var), sampler(mu, log_var)
+        small = sampler(mu[:7].double(), log_var[:7].double()) if _takes_any(sampler) else None
+        mean = _in_evaluation(sampler, mu[:7], log_var[:7])
+        leaves = [tensor[:7].clone().requires_grad_() for tensor in (mu, log_var)]
+        with torch.enable_grad():
+            z = sampler(*leaves)
+        findings = _form(first, mu)
+        if findings:
+            return findings
+        cotangent = torch.randn(7, len(_MU), device=device)
+        slopes = (
+            torch.autograd.grad(z, leaves, cotangent, allow_unused=True)
+            if z.requires_grad
+            else None
+        )
+    except Exception as error:  # whatever the reader's code may raise
+        return [
+            Finding(
+                "it raises an error",
+                f"{type(error).__name__}: {error}",
+                "call it yourself with two tensors of shape [batch, D], both with "
+                "requires_grad=True, and follow the traceback",
+            )
+        ]
+    if small is not None:
+        findings += _form(small, mu[:7].double())
+    noise, shared = _noise(first, second, mu, log_var, is_module=mean is not None)
+    findings += noise
+    if not shared:
+        findings += _law(first, mu, log_var)
+    findings += _slopes(z, slopes, leaves, cotangent)
+    if mean is not None and not torch.equal(mean, mu[:7]):
+        gap = (mean - mu[:7]).abs().max()
+        findings.append(
+            Finding(
+                "it still samples in evaluation mode",
+                f"after .eval(), z differs from mu by up to {gap:.3g}",
+                "return mu when self.training is False; where an evaluation needs samples, as an "
+                "ELBO does, draw them with the function",
+            )
+        )
+    return findings
+
+
+def _takes_any(sampler) -> bool:
+    """Whether float64 can be asked for: weights of its own fix a module's dtype."""
+    return not isinstance(sampler, nn.Module) or not any(True for _ in sampler.parameters())
+
+
+def _in_evaluation(sampler, mu: Tensor, log_var: Tensor) -> Tensor | None:
+    if not isinstance(sampler, nn.Module):
+        return None
+    sampler.eval()
+    try:
+        return sampler(mu, log_var)
+    finally:
+        sampler.train()
+
+
+def _form(z, mu: Tensor) -> list[Finding]:
+    if not isinstance(z, Tensor):
+        return [
+            Finding(
+                "z is not a tensor",
+                f"it returned a {type(z).__name__}",
+                "return the sample z alone",
+            )
+        ]
+    wanted = {"shape": list(mu.shape), "dtype": mu.dtype, "device": mu.device}
+    got = {"shape": list(z.shape), "dtype": z.dtype, "device": z.device}
+    cures = {
+        "shape": "draw one noise value per entry: torch.randn_like(mu)",
+        "dtype": "torch.randn_like(mu) has mu's dtype; drop any .float() or dtype=",
+        "device": "torch.randn_like(mu) lives where mu lives; drop any .cpu() or device=",
+    }
+    findings = [
+        Finding(f"z has the wrong {what}", f"{got[what]} for {wanted[what]}", cures[what])
+        for what in wanted
+        if got[what] != wanted[what]
+    ]
+    if findings or not z.is_floating_point():
+        return findings
+    bad = ~z.isfinite()
+    if bad.any():
+        negative = bool(bad[:, torch.tensor(_LOG_VAR) < 0].all() and not bad[:, -1].any())
+        findings.append(
+            Finding(
+                "log_var is read as the variance" if negative else "z is not finite",
+                f"{int(bad.sum())} of {z.numel()} values are NaN or infinite"
+                + (", all where log_var is negative" if negative else ""),
+                "sigma is torch.exp(log_var / 2), which is positive for every log_var"
+                if negative
+                else "look at how sigma comes from log_var, then at how the noise is drawn",
+            )
+        )
+    return findings
+
+
+def _noise(
+    first: Tensor, second: Tensor, mu: Tensor, log_var: Tensor, is_module: bool
+) -> tuple[list[Finding], bool]:
+    """Faults of the noise that make tests of its law pointless; and whether there were any."""
+    spread = first - mu
+    if not spread.any():
+        name = "it does not sample in training mode" if is_module else "there is no noise"
+        cure = f"draw noise: {_TRICK}"
+        return [Finding(name, "z equals mu in every entry", cure)], True
+    findings = []
+    if torch.equal(first, second):
+        findings.append(
+            Finding(
+                "the noise is the same in every call",
+                "two calls gave the same z",
+                "draw noise inside the call, and never call torch.manual_seed there",
+            )
+        )
+    eps = (spread / torch.exp(log_var / 2)).double()
+    repeated = [
+        ("row", eps.std(0).max() < 1e-4 * eps.abs().max()),
+        ("column", eps.std(1).max() < 1e-4 * eps.abs().max()),
+    ]
+    for what, same in repeated:
+        if same:
+            findings.append(
+                Finding(
+                    f"the noise is the same for every {what}",
+                    f"(z - mu) / sigma repeats in all {eps.shape[0 if what == 'row' else 1]} "
+                    f"{what}s",
+                    "draw one noise value per entry: torch.randn_like(mu)",
+                )
+            )
+    return findings, bool(findings)
+
+
+def _law(z: Tensor, mu: Tensor, log_var: Tensor) -> list[Finding]:
+    """Is eps standard normal? Every test is exact or nearly so, at a share of the false alarms."""
+    eps = ((z - mu).double() / torch.exp(log_var.double() / 2)).detach().cpu().numpy()
+    n, dims = eps.shape
+    pairs = [(i, j) for i in range(dims) for j in range(i)]
+    level = _FALSE_ALARM / (4 * dims + len(pairs))
+    center, variance = eps.mean(0), eps.var(0, ddof=1)
+
+    if (2 * scipy.stats.norm.sf(np.abs(center) / np.sqrt(variance / n)) < level).any():
+        worst = np.abs(center).argmax()
+        wanted, got = _MU[worst], float(z[:, worst].mean())
+        return [
+            Finding(
+                "the mean is wrong",
+                f"{n} samples of mean {got:.3g} where mu = {wanted:g}",
+                "add mu to the noise once, and center the noise at 0: torch.randn, not torch.rand",
+            )
+        ]
+    tail = scipy.stats.chi2(n - 1)
+    tails = 2 * np.minimum(tail.cdf((n - 1) * variance), tail.sf((n - 1) * variance))
+    if (tails < level).any():
+        return [_wrong_variance(variance)]
+    if (scipy.stats.kstest(eps, "norm").pvalue < level).any():
+        skew, tail_weight = scipy.stats.skew(eps).mean(), scipy.stats.kurtosis(eps).mean()
+        return [
+            Finding(
+                "the noise is not Gaussian",
+                f"mean and variance are right, skewness is {skew:.2f} and excess kurtosis "
+                f"{tail_weight:.2f} where both should be 0",
+                "draw it with torch.randn_like(mu)",
+            )
+        ]
+    between = np.array([scipy.stats.pearsonr(eps[:, i], eps[:, j]) for i, j in pairs])
+    along = np.array([scipy.stats.pearsonr(eps[1:, i], eps[:-1, i]) for i in range(dims)])
+    findings = []
+    for what, tests in (("columns", between), ("rows", along)):
+        if (tests[:, 1] < level).any():
+            strongest = tests[np.abs(tests[:, 0]).argmax(), 0]
+            findings.append(
+                Finding(
+                    f"the noise of different {what} is correlated",
+                    f"correlation {strongest:.2f} where it should be 0",
+                    "draw one noise value per entry: torch.randn_like(mu)",
+                )
+            )
+    return findings
+
+
+def _wrong_variance(eps_variance: np.ndarray) -> Finding:
+    """Name the misreading of log_var that explains the scales seen, if one does."""
+    log_var = np.array(_LOG_VAR)
+    sigma = np.sqrt(eps_variance) * np.exp(log_var / 2)
+    misreadings = {
+        "log_var is read as log sigma: the ½ is missing": np.exp(log_var),
+        "log_var is read as sigma": np.abs(log_var),
+        "log_var is read as the variance": np.sqrt(np.abs(log_var)),
+        "sigma is 1 whatever log_var is": np.ones_like(log_var),
+    }
+    name = next(
+        (name for name, scale in misreadings.items() if np.allclose(sigma, scale, rtol=0.08)),
+        "the variance is wrong",
+    )
+    worst = np.abs(np.log(eps_variance)).argmax()
+    return Finding(
+        name,
+        f"at log_var = {log_var[worst]:g} the samples' standard deviation is {sigma[worst]:.3g}, "
+        f"where exp(log_var / 2) = {np.exp(log_var[worst] / 2):.3g}",
+        f"{_TRICK}: half the log-variance is the log of sigma",
+    )
+
+
+def _slopes(
+    z: Tensor,
+    slopes: tuple[Tensor | None, Tensor | None] | None,
+    leaves: list[Tensor],
+    cotangent: Tensor,
+) -> list[Finding]:
+    """The values of the gradients, weighted by random numbers so that none can cancel."""
+    if slopes is None:
+        return [
+            Finding(
+                "the sample has no graph",
+                "z.requires_grad is False: mu.grad and log_var.grad stay None, and where "
+                "another term of the loss has a gradient nothing complains",
+                f"{_TRICK}, or rsample() for sample(); no .detach(), no torch.no_grad()",
+            )
+        ]
+    mu, log_var = (leaf.detach() for leaf in leaves)
+    by_mu, by_log_var = (torch.zeros_like(mu) if slope is None else slope for slope in slopes)
+    spread = z.detach() - mu
+    if not by_mu.any() and not by_log_var.any() and spread.any():
+        return [
+            Finding(
+                "the gradient is silently zero",
+                "z has a graph, and dz/dmu and dz/dlog_var are exactly 0 in every entry, "
+                "where they should be 1 and sigma eps / 2",
+                f"{_TRICK}; torch.normal(mu, sigma) and in-place normal_() pass no gradient",
+            )
+        ]
+    findings = []
+    if not torch.allclose(by_mu, cotangent, rtol=1e-3, atol=1e-3):
+        ratio = by_mu / cotangent
+        findings.append(
+            Finding(
+                "the gradient for mu is not 1",
+                f"dz/dmu has median {ratio.median():.3g} and runs from {ratio.min():.3g} to "
+                f"{ratio.max():.3g}",
+                "add mu itself to the scaled noise: not detached, not scaled, not mixed",
+            )
+        )
+    if spread.any() and not torch.allclose(
+        by_log_var, cotangent * spread / 2, rtol=1e-3, atol=1e-3
+    ):
+        findings.append(_wrong_log_var_slope(by_log_var / cotangent, spread, log_var))
+    return findings
+
+
+def _wrong_log_var_slope(slope: Tensor, spread: Tensor, log_var: Tensor) -> Finding:
+    """`slope / spread` is d log sigma / d log_var whatever the noise is: ½, or a known mistake."""
+    sigma = torch.exp(log_var / 2)
+    explanations = {
+        "log_var gets no gradient": (
+            torch.zeros_like(spread),
+            "keep sigma on the graph: no .detach(), no torch.no_grad(), no .item()",
+        ),
+        "the gradient for log_var lacks eps": (
+            sigma / 2,
+            "multiply the noise by sigma before anything is detached: dz/dsigma is eps, not 1",
+        ),
+        "the gradient for log_var is twice too large: the ½ is missing": (
+            spread,
+            "sigma is torch.exp(log_var / 2), not torch.exp(log_var)",
+        ),
+        "the gradient for log_var is that of log_var read as sigma": (
+            spread / log_var,
+            "sigma is torch.exp(log_var / 2), not log_var",
+        ),
+    }
+    name, cure = next(
+        (
+            (name, cure)
+            for name, (explained, cure) in explanations.items()
+            if torch.allclose(slope, explained, rtol=1e-2, atol=1e-2)
+        ),
+        ("the gradient for log_var is not sigma eps / 2", _TRICK),
+    )
+    worst = (slope - spread / 2).abs().argmax()
+    return Finding(
+        name,
+        f"where sigma eps / 2 = {spread.flatten()[worst] / 2:.3g}, "
+        f"dz/dlog_var = {slope.flatten()[worst]:.3g}",
+        cure,
+    )
+
+
+def check_gradients(
+    loss: Tensor, parameters: nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
+) -> Report:
+    """Check the values of the gradients of `loss`, parameter by parameter.
+
+    Args:
+        loss: a scalar. Its graph is kept, and no `.grad` is touched.
+        parameters: a module, a dict of named tensors, or what `named_parameters()` gives.
+
+    Returns:
+        A `Report` with one finding for each parameter whose gradient is missing (`None`), exactly
+        zero in every entry, or not finite; and for a loss without a graph or not finite.
+
+    Raises:
+        TypeError: if `loss` or a parameter is not a floating-point tensor.
+        ValueError: if `loss` is not a scalar, or there are no parameters.
+
+    Used in chapters 1 and 2.
+
+    >>> mu = torch.zeros(3, requires_grad=True)
+    >>> check_gradients(torch.normal(mu, 1.0).sum(), {"mu": mu})
+    check_gradients: 1 fault found
+    ✗ mu: the gradient is exactly zero
+      seen: all 3 entries are 0
+      cure: look for what is flat or cut between mu and the loss: torch.normal, round, sign, a clamp
+    """
+    if isinstance(parameters, nn.Module):
+        parameters = parameters.named_parameters()
+    named = dict(parameters)
+    if not named:
+        raise ValueError("parameters must name at least one tensor, got none")
+    tensors = {"loss": loss} | {f"parameter {name}": tensor for name, tensor in named.items()}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(f"{name} must be a floating-point tensor, got {got}")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"loss must be a scalar, got shape {list(loss.shape)}: use loss.mean() or loss.sum()"
+        )
+    findings = []
+    if not loss.isfinite():
+        findings.append(
+            Finding(
+                "the loss is not finite",
+                f"it is {loss.item():g}",
+                "look for the first term that is not: logarithms of 0, exponentials of log_var",
+            )
+        )
+    if not loss.requires_grad:
+        findings.append(
+            Finding(
+                "the loss has no graph",
+                "loss.requires_grad is False: backward() would raise",
+                "draw with rsample(), not sample(), and compute the loss outside torch.no_grad()",
+            )
+        )
+        return Report("check_gradients", tuple(findings))
+    wanted = {name: p for name, p in named.items() if p.requires_grad}
+    slopes = dict.fromkeys(named) | dict(
+        zip(
+            wanted,
+            torch.autograd.grad(
+                loss,
+                list(wanted.values()),
+                torch.ones_like(loss),
+                retain_graph=True,
+                allow_unused=True,
+            ),
+            strict=True,
+        )
+    )
+    findings += [
+        finding
+        for name, slope in slopes.items()
+        if (finding := _fault_of(name, named[name], slope)) is not None
+    ]
+    return Report("check_gradients", tuple(findings))
+
+
+def _fault_of(name: str, parameter: Tensor, slope: Tensor | None) -> Finding | None:
+    if slope is None:
+        frozen = not parameter.requires_grad
+        return Finding(
+            f"{name}: there is no gradient",
+            "requires_grad is False" if frozen else "grad stays None: no path leads to the loss",
+            "set requires_grad_(True), or leave it out if it is frozen on purpose"
+            if frozen
+            else f"look for sample(), .detach() or torch.no_grad() between {name} and the loss",
+        )
+    bad = int((~slope.isfinite()).sum())
+    if bad:
+        return Finding(
+            f"{name}: the gradient is not finite",
+            f"{bad} of {slope.numel()} entries are NaN or infinite",
+            "torch.autograd.set_detect_anomaly(True) names the operation that makes them",
+        )
+    if not slope.any():
+        return Finding(
+            f"{name}: the gradient is exactly zero",
+            f"all {slope.numel()} entries are 0",
+            f"look for what is flat or cut between {name} and the loss: torch.normal, round, "
+            "sign, a clamp",
+        )
+    return None

@@ -1,0 +1,316 @@
+"""Every fault is found by its name in a sampler that really has it; right samplers pass."""
+
+import math
+
+import pytest
+import torch
+from reparam.checkup import check_gradients, check_sampler
+from reparam.gaussian import ReparameterizedSampling, reparameterize_gaussian
+from torch import nn
+from torch.distributions import Normal
+
+
+def names(report) -> list[str]:
+    return [finding.name for finding in report.findings]
+
+
+class OneLayer(nn.Module):
+    """A sampler that is a right module, written by a reader."""
+
+    def forward(self, mu, log_var):
+        if not self.training:
+            return mu
+        return mu + log_var.mul(0.5).exp() * torch.randn_like(mu)
+
+
+RIGHT = {
+    "function": reparameterize_gaussian,
+    "module": ReparameterizedSampling(),
+    "own module": OneLayer(),
+    "torch": lambda mu, log_var: Normal(mu, torch.exp(log_var / 2)).rsample(),
+    "inverse of the CDF": lambda mu, log_var: (
+        mu
+        + torch.exp(log_var / 2)
+        * torch.special.ndtri(torch.rand_like(mu, dtype=torch.float64)).to(mu)
+    ),
+    "minus": lambda mu, log_var: mu - torch.sqrt(log_var.exp()) * torch.randn(mu.shape).to(mu),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_samplers_pass(name):
+    """40 seeds each; test_false_alarms runs more of them."""
+    for seed in range(40):
+        report = check_sampler(RIGHT[name], seed=seed)
+        assert report.ok, report
+
+
+def test_false_alarms():
+    """200 seeds at the stated 1e-6: false alarm 2e-4 by that bound, fixed by the seeds."""
+    for seed in range(1000, 1200):
+        report = check_sampler(reparameterize_gaussian, seed=seed)
+        assert report.ok, report
+
+
+class NoEps(torch.autograd.Function):
+    """The right value with a gradient that forgets the noise."""
+
+    @staticmethod
+    def forward(ctx, mu, log_var):
+        ctx.save_for_backward(log_var)
+        return mu + torch.exp(log_var / 2) * torch.randn_like(mu)
+
+    @staticmethod
+    def backward(ctx, slope):
+        (log_var,) = ctx.saved_tensors
+        return slope, slope * torch.exp(log_var / 2) / 2
+
+
+class Always(nn.Module):
+    """The source document's module (correction C21)."""
+
+    def forward(self, mu, log_var):
+        return mu + torch.exp(0.5 * log_var) * torch.randn_like(log_var)
+
+
+class Never(nn.Module):
+    def forward(self, mu, log_var):
+        return mu + 0 * log_var
+
+
+class Swapped(nn.Module):
+    def forward(self, mu, log_var):
+        return reparameterize_gaussian(mu, log_var, training=not self.training)
+
+
+def reseeded(mu, log_var):
+    torch.manual_seed(0)
+    return reparameterize_gaussian(mu, log_var)
+
+
+def moving_average(mu, log_var):
+    eps = torch.randn_like(mu)
+    return mu + torch.exp(log_var / 2) * (eps + 0.5 * eps.roll(1, 0)) / math.sqrt(1.25)
+
+
+def mixed_columns(mu, log_var):
+    eps = torch.randn_like(mu)
+    return mu + torch.exp(log_var / 2) * (eps + 0.5 * eps.roll(1, 1)) / math.sqrt(1.25)
+
+
+def raises(mu, log_var):
+    raise RuntimeError("no idea")
+
+
+std = lambda log_var: torch.exp(log_var / 2)  # noqa: E731
+eps = torch.randn_like
+
+FAULTY = {
+    # gradients
+    "sample": (lambda m, v: Normal(m, std(v)).sample(), ["the sample has no graph"]),
+    "detached": (lambda m, v: (m + std(v) * eps(m)).detach(), ["the sample has no graph"]),
+    "torch.normal": (lambda m, v: torch.normal(m, std(v)), ["the gradient is silently zero"]),
+    "in place": (
+        lambda m, v: (m.clone() * 0 + std(v) * 0).normal_() * std(v).detach() + m.detach(),
+        ["the gradient is silently zero"],
+    ),
+    "mu detached": (lambda m, v: m.detach() + std(v) * eps(m), ["the gradient for mu is not 1"]),
+    "mu on a longer path": (
+        lambda m, v: m + std(v) * eps(m) + m - m.detach(),
+        ["the gradient for mu is not 1"],
+    ),
+    "sigma detached": (lambda m, v: m + std(v).detach() * eps(m), ["log_var gets no gradient"]),
+    "no eps": (NoEps.apply, ["the gradient for log_var lacks eps"]),
+    "extra slope": (
+        lambda m, v: m + std(v) * eps(m) + 3 * (v - v.detach()),
+        ["the gradient for log_var is not sigma eps / 2"],
+    ),
+    # readings of log_var
+    "log sigma": (
+        lambda m, v: m + torch.exp(v) * eps(m),
+        [
+            "log_var is read as log sigma: the ½ is missing",
+            "the gradient for log_var is twice too large: the ½ is missing",
+        ],
+    ),
+    "sigma": (
+        lambda m, v: m + v * eps(m),
+        ["log_var is read as sigma", "the gradient for log_var is that of log_var read as sigma"],
+    ),
+    "Normal(mu, log_var)": (lambda m, v: Normal(m, v).rsample(), ["it raises an error"]),
+    "variance": (lambda m, v: m + torch.sqrt(v) * eps(m), ["log_var is read as the variance"]),
+    "unit sigma": (
+        lambda m, v: m + 0 * v + eps(m),
+        ["sigma is 1 whatever log_var is", "log_var gets no gradient"],
+    ),
+    # noise
+    "mean": (lambda m, v: m + 0 * v, ["there is no noise"]),
+    "same row": (
+        lambda m, v: m + std(v) * torch.randn(m.shape[-1]),
+        ["the noise is the same for every row"],
+    ),
+    "same column": (
+        lambda m, v: m + std(v) * torch.randn(len(m), 1),
+        ["the noise is the same for every column"],
+    ),
+    "one number": (
+        lambda m, v: m + std(v) * torch.randn(()),
+        ["the noise is the same for every row", "the noise is the same for every column"],
+    ),
+    "reseeded": (reseeded, ["the noise is the same in every call"]),
+    "rows correlated": (moving_average, ["the noise of different rows is correlated"]),
+    "columns correlated": (mixed_columns, ["the noise of different columns is correlated"]),
+    # law
+    "uniform noise": (lambda m, v: m + std(v) * torch.rand_like(m), ["the mean is wrong"]),
+    "mean off": (lambda m, v: m + std(v) * (eps(m) + 0.1), ["the mean is wrong"]),
+    "variance off": (
+        lambda m, v: m + math.sqrt(1.15) * std(v) * eps(m),
+        ["the variance is wrong"],
+    ),
+    "uniform, standardized": (
+        lambda m, v: m + std(v) * (torch.rand_like(m) - 0.5) * math.sqrt(12),
+        ["the noise is not Gaussian"],
+    ),
+    # form
+    "float": (lambda m, v: (m + std(v) * eps(m)).float(), ["z has the wrong dtype"]),
+    "flat": (lambda m, v: (m + std(v) * eps(m)).flatten(), ["z has the wrong shape"]),
+    "one more": (lambda m, v: m + std(v) * torch.randn(5, *m.shape), ["z has the wrong shape"]),
+    "meta": (lambda m, v: (m + v).to("meta"), ["z has the wrong device"]),
+    "pair": (lambda m, v: (m, v), ["z is not a tensor"]),
+    "nothing": (lambda m, v: None, ["z is not a tensor"]),
+    "infinite": (lambda m, v: (m + std(v) * eps(m)) / 0, ["z is not finite"]),
+    "raises": (raises, ["it raises an error"]),
+    "one argument": (lambda m: m, ["it raises an error"]),
+    # modules
+    "always": (Always(), ["it still samples in evaluation mode"]),
+    "never": (Never(), ["it does not sample in training mode"]),
+    "swapped": (
+        Swapped(),
+        ["it does not sample in training mode", "it still samples in evaluation mode"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_each_fault_is_named(name):
+    sampler, wanted = FAULTY[name]
+    for seed in range(5):
+        report = check_sampler(sampler, seed=seed)
+        assert names(report) == wanted, report
+        assert not report.ok and all(f.evidence and f.cure for f in report.findings)
+
+
+def test_the_stated_power():
+    """A mean off by 0.1 sigma in one column, a variance off by 15 %: found from every seed."""
+    shift, stretch = torch.tensor([0, 0.1, 0, 0]), torch.tensor([1, 1, math.sqrt(1.15), 1])
+    for seed in range(50):
+        mean = check_sampler(lambda m, v: m + std(v) * (eps(m) + shift), seed=seed)
+        variance = check_sampler(lambda m, v: m + std(v) * eps(m) * stretch, seed=seed)
+        assert names(mean) == ["the mean is wrong"]
+        assert "the variance is wrong" in names(variance)
+
+
+def test_a_check_leaves_mode_and_random_stream_alone():
+    for mode in (True, False):
+        module = ReparameterizedSampling().train(mode)
+        state = torch.get_rng_state()
+        assert check_sampler(module).ok
+        assert module.training is mode
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_it_works_where_gradients_are_switched_off():
+    with torch.no_grad():
+        assert check_sampler(reparameterize_gaussian).ok
+
+
+def test_the_report_reads_well():
+    report = check_sampler(lambda mu, log_var: mu + torch.exp(log_var) * torch.randn_like(mu))
+    text = str(report)
+    assert text.startswith("<lambda>: 2 faults found\n✗ log_var is read as log sigma")
+    assert "at log_var = 1.7 the samples' standard deviation is 5.4" in text
+    assert "where exp(log_var / 2) = 2.34" in text
+    assert repr(report) == text
+    assert str(check_sampler(reparameterize_gaussian)).endswith("no fault found")
+
+
+def test_ctrl_c_is_not_a_finding():
+    def interrupted(mu, log_var):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_sampler(interrupted)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "error"),
+    [(3, {}, TypeError), (reparameterize_gaussian, {"seed": -1}, ValueError)],
+)
+def test_bad_sampler_input(sampler, options, error):
+    with pytest.raises(error):
+        check_sampler(sampler, **options)
+
+
+# check_gradients
+
+
+def test_gradients_of_a_sound_model_pass_and_stay_untouched():
+    model = nn.Linear(3, 2)
+    loss = model(torch.ones(4, 3)).square().mean()
+    assert check_gradients(loss, model).ok
+    assert check_gradients(loss, model.named_parameters()).ok
+    assert check_gradients(loss, dict(model.named_parameters())).ok
+    assert all(weights.grad is None for weights in model.parameters())
+    loss.backward()  # the graph is still there
+
+
+def test_each_gradient_fault_is_named_with_its_parameter():
+    good, missing, zero, nan, frozen = (torch.ones(2).requires_grad_() for _ in range(5))
+    frozen.requires_grad_(False)
+    loss = good.sum() + torch.normal(zero, 1.0).sum() + (nan * 0).sqrt().sum()
+    parameters = {"good": good, "missing": missing, "zero": zero, "nan": nan, "frozen": frozen}
+    report = check_gradients(loss, parameters)
+    assert names(report) == [
+        "missing: there is no gradient",
+        "zero: the gradient is exactly zero",
+        "nan: the gradient is not finite",
+        "frozen: there is no gradient",
+    ]
+    assert "requires_grad is False" in report.findings[3].evidence
+
+
+def test_a_blocked_vae_is_found_out():
+    """Without the KL nothing complains but this (correction C13)."""
+    from reparam.vae import digits_vae
+
+    vae = digits_vae()
+    reconstruction, kl = vae.terms(torch.ones(4, 64), sample=lambda q: q.sample())
+    blocked = check_gradients(-reconstruction.mean(), vae)
+    assert [f.name.split(":")[0] for f in blocked.findings] == [
+        f"encoder.{name}" for name, _ in vae.encoder.named_parameters()
+    ]
+    assert check_gradients((kl - reconstruction).mean(), vae).ok
+    assert check_gradients(-vae.elbo(torch.ones(4, 64)).mean(), vae).ok
+
+
+def test_a_loss_without_a_graph_or_value_is_a_finding():
+    mu = torch.ones(2, requires_grad=True)
+    assert names(check_gradients(torch.tensor(1.0), {"mu": mu})) == ["the loss has no graph"]
+    report = check_gradients((mu / 0).sum(), {"mu": mu})
+    assert names(report) == ["the loss is not finite", "mu: the gradient is not finite"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "parameters", "error", "message"),
+    [
+        (torch.ones(2), {"a": torch.ones(1)}, ValueError, "scalar"),
+        (torch.tensor(1), {"a": torch.ones(1)}, TypeError, "loss must be a floating-point"),
+        (1.0, {"a": torch.ones(1)}, TypeError, "loss must be"),
+        (torch.tensor(1.0), {}, ValueError, "at least one"),
+        (torch.tensor(1.0), {"a": 3}, TypeError, "parameter a"),
+        (torch.tensor(1.0), nn.ReLU(), ValueError, "at least one"),
+    ],
+)
+def test_bad_gradient_input(loss, parameters, error, message):
+    with pytest.raises(error, match=message):
+        check_gradients(loss, parameters)
