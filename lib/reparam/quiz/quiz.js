@@ -8,10 +8,12 @@ fieldset { border: 1px solid var(--line); border-radius: 6px; margin: 0; padding
 legend { float: left; width: 100%; padding: .5rem 0 .4rem; }
 legend + * { clear: both; }
 pre { margin: .3rem 0 .7rem; padding: .6rem .7rem; border-left: 3px solid var(--line); background: color-mix(in srgb, currentColor 7%, transparent); font-size: .85em; line-height: 1.45; white-space: pre-wrap; }
+pre span { display: block; padding-left: 6ch; text-indent: -6ch; }
 pre, code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 code { font-size: .9em; }
 .choice { display: flex; gap: .55rem; align-items: baseline; padding: .3rem 0; cursor: pointer; }
-.choice input { flex: none; width: 1.1rem; height: 1.1rem; margin: 0; transform: translateY(.15em); accent-color: #0072B2; }
+.choice :is(input, .letter) { flex: none; }
+.choice input { width: 1.1rem; height: 1.1rem; margin: 0; transform: translateY(.15em); accent-color: #0072B2; }
 [type=number], button { min-height: 34px; box-sizing: border-box; font: inherit; color: inherit; background: transparent; border: 1px solid currentColor; border-radius: 4px; }
 [type=number] { width: 8em; padding: .15rem .4rem; }
 button { display: block; margin-top: .6rem; padding: .2rem 1rem; cursor: pointer; }
@@ -45,7 +47,8 @@ function choices(item) {
   return item.options.map((option, i) => {
     const radio = element("input", { type: "radio", name: "answer", value: LETTERS[i] });
     const text = element("span", { innerHTML: option.text });
-    return element("label", { className: "choice" }, radio, element("span", {}, `${LETTERS[i]})`), text);
+    const letter = element("span", { className: "letter" }, `${LETTERS[i]})`);
+    return element("label", { className: "choice" }, radio, letter, text);
   });
 }
 
@@ -59,7 +62,11 @@ function question(item) {
   const status = element("div", {});
   status.setAttribute("role", "status");
   const fieldset = element("fieldset", {}, legend);
-  if (item.code) fieldset.append(element("pre", {}, item.code));
+  if (item.code) {
+    // One block per line, so that a line too long for a phone hangs instead of faking indentation.
+    const lines = item.code.split("\n").map((line) => element("span", {}, line || " "));
+    fieldset.append(element("pre", {}, ...lines));
+  }
   fieldset.append(
     ...(item.numeric ? numberField() : choices(item)),
     element("button", { type: "submit" }, "Check"),
