@@ -63,11 +63,11 @@ class Explorer:
         # An <img>, because what strips SVG out of HTML (GitHub does) would leave its tick labels
         # behind as loose text.
         picture = "data:image/svg+xml," + urllib.parse.quote(self.still, safe=_SVG)
-        alt = html.escape(f"Still picture of an interactive figure. {self.claim}")
+        alt = html.escape(self.claim)
         fallback = (
             f'<figure style="margin:0"><img src="{picture}" alt="{alt}" style="max-width:100%">'
-            f"<figcaption>{html.escape(self.claim)} (This figure is interactive where scripts run."
-            ")</figcaption></figure>"
+            "<figcaption>A still picture: the figure is interactive where scripts run."
+            "</figcaption></figure>"
         )
         return embed(self.javascript, self.state, fallback)
 

@@ -74,6 +74,8 @@ def build(explorer: Explorer) -> dict[str, str]:
         for file in ("runtime.js", f"{explorer.name}.js", "still.js")
     )
     javascript = minify.string("application/javascript", f"{runtime}\n{own}")
+    # What line breaks are left are inside CSS, where they say nothing.
+    javascript = javascript.replace("\n", "")
     with_still = f"{runtime}\n{own}\n{still}".replace(
         "export default {", "export default { still,"
     )

@@ -39,12 +39,6 @@ function bank({ frozen_noise, seed, size }) {
   if (!banks.has(name)) banks.set(name, [decode(frozen_noise), ...range(20).map((i) => freshNoise(seed, OTHERS + i, size))]);
   return banks.get(name);
 }
-const seen = new Map();
-function curve(noise) {
-  if (!seen.has(noise)) seen.set(noise, range(POINTS.length).map((i) => [place(i), loss(place(i), noise)]));
-  return seen.get(noise);
-}
-
 function model(state) {
   const { mu, seed, size } = state;
   const [own, ...others] = bank(state);
@@ -63,7 +57,7 @@ function model(state) {
     truth: mu * mu + 1,
     frozen: loss(mu, own),
     tangent: mean(own.map((e) => 2 * (mu + e))),
-    own: curve(own), others: others.map(curve),
+    own, others,
     pair: [loss(mu - h / 2, left[0]), loss(mu + h / 2, right[0])],
     freshSlopes: open ? range(20).map((i) => difference(mu, h, left[i], right[i])) : [],
     frozenSlopes: open ? others.map((noise) => difference(mu, h, noise, noise)) : [],
@@ -77,11 +71,11 @@ function layout({ width, font, room }, { open }) {
   const narrow = width < 480;
   const plot = { left: font * 2.2, right: width - 12, top: font * 1.8 };
   plot.bottom = plot.top + clamp(width * 0.55, 190, open ? room * 0.5 : room * 0.72);
-  const strip = { top: plot.bottom + font * 4.4, row: font * 3.4 };
+  const strip = { top: plot.bottom + font * 5.2, row: font * 3.4 };
   const reach = Math.asinh(2500);
   return {
     font: narrow ? Math.min(font, 13) : font, narrow, plot, strip,
-    height: open ? strip.top + strip.row * 2 + font * 2.8 : plot.bottom + font * 3,
+    height: open ? strip.top + strip.row * 2 + font * 3.6 : plot.bottom + font * 3,
     x: scale(LOW, HIGH, plot.left, plot.right),
     y: scale(0, TOP, plot.bottom, plot.top),
     mu: scale(plot.left, plot.right, LOW, HIGH),
@@ -111,10 +105,15 @@ function draw(view, { plot, strip, x, y, slope, font, narrow }) {
   out.push(text(plot.right, plot.bottom + font * 2.6, "mean μ (σ = 1)", "end"));
   out.push(text(0, font, narrow ? `loss, mean of z² over ${view.size}` : `loss: mean of z² over ${view.size} samples z = μ + ε`));
   const inside = ([a, b]) => a >= LOW && a <= HIGH && b >= 0 && b <= TOP;
-  const ray = (b, s) => range(81).map((i) => LOW + (i * (HIGH - LOW)) / 80).map((a) => [a, b + s * (a - mu)]).filter(inside);
+  const ray = (b, s) => range(POINTS.length).map((i) => [place(i), b + s * (place(i) - mu)]).filter(inside);
   const trace = (points) => points.map(([a, b]) => [x(a), y(b)]);
-  if (!fresh && view.frozenHere > 1) for (const c of view.others) out.push(path("faint", trace(c)));
-  out.push(path("truth", trace(range(41).map((i) => [place(i), place(i) ** 2 + 1]))));
+  // A loss that is quadratic in μ is one quadratic Bézier curve, exactly.
+  const parabola = (kind, value, from = LOW, to = HIGH) => {
+    const [a, b, c] = [from, (from + to) / 2, to].map(value);
+    out.push(`<path class="${kind}" d="M${at(x(from))} ${at(y(a))}Q${at(x((from + to) / 2))} ${at(y(2 * b - (a + c) / 2))} ${at(x(to))} ${at(y(c))}"/>`);
+  };
+  if (!fresh && view.frozenHere > 1) for (const noise of view.others) parabola("faint", (m) => loss(m, noise));
+  parabola("truth", (m) => m * m + 1);
   const legend = (row, mark, words) => {
     const [a, b] = [plot.left + 10, plot.top + font * (0.9 + 1.4 * row)];
     out.push(mark(a, b - font * 0.35), text(a + 30, b, words, "start", "halo"));
@@ -127,7 +126,7 @@ function draw(view, { plot, strip, x, y, slope, font, narrow }) {
       const [low, high] = [Math.min(...view.here), Math.max(...view.here)];
       out.push(line("red thick", x(mu), y(low), x(mu), y(Math.min(high, TOP))));
       for (const b of view.here) out.push(dot("open", x(mu), y(Math.min(b, TOP)), 5));
-      const side = mu > 1.3 ? -1 : 1;
+      const side = mu > 0.7 ? -1 : 1;
       out.push(text(x(mu) + side * 18, y(Math.min(high, TOP)) - font, `one μ, ${view.here.length} heights`, side < 0 ? "end" : "start", "halo bold"));
     }
     if (open) {
@@ -144,10 +143,10 @@ function draw(view, { plot, strip, x, y, slope, font, narrow }) {
     }
   } else {
     const low = Math.min(...view.trail), high = Math.max(...view.trail);
-    if (high > low) out.push(path("blue thick", trace(view.own.slice(low, high + 1))));
+    if (high > low) parabola("blue thick", (m) => loss(m, view.own), place(low), place(high));
     legend(2, (a, b) => line("blue thick", a, b, a + 24, b) + shapes.box("blue", a + 12, b, 4), "frozen: the same noise always");
     if (view.frozenHere > 1) {
-      out.push(path("green", trace(ray(view.frozen, view.tangent))));
+      out.push(path("green", trace([ray(view.frozen, view.tangent)].flatMap((r) => [r[0], r.at(-1)]))));
       legend(3, (a, b) => line("green", a, b, a + 24, b), `its tangent: slope ${fix(view.tangent, 2)}`);
       legend(4, (a, b) => line("faint", a, b, a + 24, b), "frozen, 20 other seeds");
     }
@@ -158,8 +157,10 @@ function draw(view, { plot, strip, x, y, slope, font, narrow }) {
   if (hint) out.push(text(plot.right - 4, plot.bottom - font * 0.8, hint, "end", "halo bold"));
   if (!open) return out.join("");
 
-  const bottom = strip.top + 2 * strip.row;
-  out.push(text(0, strip.top - font * 1.2, narrow ? `20 slopes at μ = ${fix(mu, 2)}, h = ${h}` : `20 slopes at μ = ${fix(mu, 2)}: (loss at μ + h/2, less loss at μ ${MINUS} h/2) / h, h = ${h}`, "start", "bold"));
+  const bottom = strip.top + 2 * strip.row + font * 0.8;
+  const quotient = narrow ? "" : `: (loss at μ + h/2, less loss at μ ${MINUS} h/2) / h`;
+  out.push(text(0, strip.top - font * 1.2, `20 slopes${quotient}, h = ${h}`, "start", "bold"));
+  out.push(line("truth", plot.left, strip.top - font * 0.2, plot.left + 24, strip.top - font * 0.2), text(plot.left + 30, strip.top + font * 0.15, `true slope 2μ = ${fix(2 * mu, 2)}`, "start", "halo"));
   const ticks = narrow ? [-1000, -30, -2, 2, 30, 1000] : [-1000, -100, -10, -1, 0, 1, 10, 100, 1000];
   for (const t of ticks) {
     out.push(line("grid", slope(t), strip.top, slope(t), bottom), text(slope(t), bottom + font * 1.2, fix(t, 0), "middle", "mute"));
@@ -167,16 +168,16 @@ function draw(view, { plot, strip, x, y, slope, font, narrow }) {
   out.push(text(plot.right, bottom + font * 2.4, narrow ? "slope (log beyond ±1)" : "slope (one axis for both rows; logarithmic beyond ±1)", "end"));
   out.push(line("truth", slope(2 * mu), strip.top, slope(2 * mu), bottom));
   const row = (i, mark, kind, xs, words) => {
-    const top = strip.top + i * strip.row;
-    out.push(text(plot.left + 2, top + font * 1.1, words, "start", "halo"));
+    const top = strip.top + font * 0.6 + i * strip.row;
+    out.push(mark(kind, plot.left + 6, top + font * 0.75, 4), text(plot.left + 16, top + font * 1.1, words, "start", "halo"));
     xs.forEach((s, j) => out.push(mark(kind, slope(s), top + font * 1.7 + (j % 5) * font * 0.3, 3)));
   };
-  row(0, dot, "red", view.freshSlopes, `\u25cf fresh: standard deviation ${view.freshDeviation.toPrecision(3)}`);
-  row(1, shapes.box, "blue", view.frozenSlopes, `\u25a0 frozen: standard deviation ${view.frozenDeviation.toPrecision(3)}`);
+  row(0, dot, "red", view.freshSlopes, `fresh: standard deviation ${view.freshDeviation.toPrecision(3)}`);
+  row(1, shapes.box, "blue", view.frozenSlopes, `frozen: standard deviation ${view.frozenDeviation.toPrecision(3)}`);
   return out.join("");
 }
 
-const both = (view) => view.state.slopes === "shown";
+const open = (view) => view.open;
 const spec = {
   name: "fresh-or-frozen",
   title: "Fresh or frozen noise",
@@ -204,9 +205,9 @@ const spec = {
   controls: [
     { key: "mu", label: "Mean μ", text: (v) => fix(v, 2) },
     { key: "noise", label: "Noise ε", options: [["fresh", "Fresh"], ["frozen", "Frozen"]] },
-    { key: "slopes", label: "Slopes", options: [["hidden", "Hide"], ["shown", "Measure the slope"]], show: (view) => view.frozenHere > 1 || both(view) },
-    { key: "logstep", label: "Preset step", options: [[-1, "h = 0.1"], [-2, "0.01"], [-3, "0.001"]], show: both },
-    { key: "logstep", label: "Step h", nudge: 0.1, text: (v) => Number((10 ** v).toPrecision(3)), show: both },
+    { key: "slopes", label: "Slope", options: [["shown", "Measure with a step h"]], show: (view) => view.frozenHere > 1 && !view.open },
+    { key: "logstep", label: "Preset step", options: [[-1, "h = 0.1"], [-2, "0.01"], [-3, "0.001"]], show: open },
+    { key: "logstep", label: "Step h", nudge: 0.1, text: (v) => Number((10 ** v).toPrecision(3)), show: open },
   ],
   moved(state, key) {
     if (key !== "mu" && key !== "noise") return;
@@ -232,7 +233,7 @@ const spec = {
     done: view.freshDeviation <= view.frozenDeviation,
     found: `It takes h = ${view.h}, a step as wide as the plot. For z² such a difference still has the right mean; for a loss with more bends it measures another slope. Frozen noise is this steady at any step.`,
   },
-  story: (view) => view.frozenHere > 1 || both(view)
+  story: (view) => view.frozenHere > 1 || view.open
     ? `<p><b>What was to be found.</b> ${view.state.claim} Two visits to one μ differ by chance, and a difference quotient divides that by h: with fresh noise its standard deviation grows like 1/h. With frozen noise the same ${view.size} ε serve every μ, so the estimate is a differentiable function of μ, and its slope, the mean of 2(μ + ε), has standard deviation 2/√${view.size} at every h.</p>` +
       `<p class="small"><b>Limits.</b> Differentiable is not exact: each gray curve is another frozen seed, smooth, and off the dashed truth. And z² is smooth; for a step, the frozen curve is a staircase whose slope is 0 almost everywhere (chapter 2).</p>` : "",
   table(view) {

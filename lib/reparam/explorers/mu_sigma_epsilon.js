@@ -28,7 +28,6 @@ function model(state) {
     nearest: size.indexOf(Math.min(...size)), farthest: size.indexOf(Math.max(...size)),
     counts: range((2 * EDGE) / BIN).map((i) => z.filter((v) => v >= i * BIN - EDGE && v < (i + 1) * BIN - EDGE).length),
     arrows: jacobian[wrt], terms: gradients[wrt],
-    bound: [3, 6, 12, 24, 48].find((b) => gradients[wrt].every((g) => Math.abs(g) <= b)),
   };
 }
 
@@ -71,7 +70,7 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
   };
   out.push(text(0, font, narrow ? "24 fixed ε, on strings to z = μ + σ·ε" : "24 fixed draws ε, each on a string to its sample z = μ + σ·ε"));
   out.push(line("faint", x(mu), rail, x(mu), grips + 30));
-  axis(top, "ε, same scale", false);
+  axis(top, narrow ? "ε" : "ε, same scale", false);
   eps.forEach((e, i) => out.push(line(i === nearest ? "green" : "faint", x(e), top, x(z[i]), rail)));
   axis(rail, "z");
   eps.forEach((e, i) => out.push(dot(i === nearest ? "green" : "open", x(e), top, 4)));
@@ -102,14 +101,14 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
     const step = panel / 25;
     view.arrows.forEach((a, i) => {
       const y = under + font * 0.3 + step * (24 - i);
-      out.push(dot(i === nearest ? "green" : "open", x(z[i]), y, 2.5), arrow(i === nearest ? "green" : kind, x(z[i]), y, x(z[i] + a), y));
+      out.push(dot(i === nearest ? "green" : "open", x(z[i]), y, 2.5), arrow(i === nearest ? "green" : kind, x(z[i]), y, clamp(x(z[i] + a), left, right), y));
     });
     axis(bottom, "z");
     return out.join("");
   }
   const floor = under + panel * 0.8;
-  const most = Math.max(...view.values.map(Math.abs));
-  const high = state.f === "sine" ? 1.2 : [4, 9, 16, 25, 49].find((b) => b >= most);
+  const most = Math.max(...view.values.map((v, i) => v + Math.max(0, 0.3 * view.terms[i])));
+  const high = state.f === "sine" ? 1.2 : [4, 9, 16, 25, 49, 81].find((b) => b >= most);
   const y = scale(state.f === "sine" ? -1.2 : 0, high, floor, under + font * 0.6);
   out.push(text(0, under - font * 0.4, narrow ? `f(z) = ${view.label}: sample steps as ${name} grows` : `f(z) = ${view.label}: where each sample goes when ${name} grows by 0.3`));
   for (const t of state.f === "sine" ? [-1, 0, 1] : [0, high]) out.push(text(left - 6, y(t) + 4, fix(t, 0), "end", "mute"));
@@ -118,13 +117,14 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
   z.forEach((v, i) => {
     const d = 0.3 * view.arrows[i];
     const rise = 0.3 * view.terms[i];
-    out.push(dot("open", x(v), y(view.values[i]), 3), arrow(i === nearest ? "green" : kind, x(v), y(view.values[i]), x(v + d), y(view.values[i] + rise)));
+    out.push(dot("open", x(v), y(view.values[i]), 3), arrow(i === nearest ? "green" : kind, x(v), y(view.values[i]), clamp(x(v + d), left, right), y(view.values[i] + rise)));
   });
   out.push(line("", left, floor, right, floor));
-  const b = view.bound;
-  const g = scale(-b, b, bottom, second);
-  out.push(text(0, second - font * 1.9, `each sample's gradient f′(z)·∂z/∂${name}, and their mean`));
-  for (const t of [-b, 0, b]) out.push(line("grid", left, g(t), right, g(t)), text(left - 4, g(t) + 4, fix(t, 0), "end", "mute"));
+  const reach = (sign) => [3, 6, 12, 24, 48].find((b) => view.terms.every((t) => sign * t <= b));
+  const up = Math.max(reach(1), reach(-1) / 4), down = Math.max(reach(-1), reach(1) / 4);
+  const g = scale(-down, up, bottom, second);
+  out.push(text(0, second - font * 1.9, narrow ? `each f′(z)·∂z/∂${name}, and their mean` : `each sample's gradient f′(z)·∂z/∂${name}, and their mean`));
+  for (const t of [-down, 0, up]) out.push(line("grid", left, g(t), right, g(t)), text(left - 4, g(t) + 4, fix(t, 0), "end", "mute"));
   view.terms.forEach((t, i) => out.push(arrow(i === nearest ? "green" : kind, x(z[i]), g(0), x(z[i]), g(t), 4)));
   const [estimate, exact] = [view.estimates[state.wrt], view.exact[state.wrt]];
   out.push(line("thick " + kind, left, g(estimate), right, g(estimate)), line("truth", left, g(exact), right, g(exact)));

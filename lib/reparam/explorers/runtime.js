@@ -87,6 +87,7 @@ button[aria-pressed=true]{background:var(--ink);color:var(--paper)}
 .handle.off{cursor:not-allowed}
 .row{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center;margin:8px 0}
 .row>.label{flex:0 0 10.5em}
+.narrow .row>.label{flex-basis:100%;margin-bottom:-6px}
 .row input{flex:1 1 90px;min-width:60px;height:32px;margin:0;accent-color:var(--blue)}
 output{min-width:4.5em;font-variant-numeric:tabular-nums}
 .status{border-left:4px solid var(--blue);padding-left:8px;min-height:1.45em}
@@ -164,7 +165,7 @@ function explore(spec, { model, el }) {
   const answers = make("div", { className: "row", data: { role: "group" } });
   const question = make("div", {}, make("p", { innerHTML: spec.ask.question }), answers, verdict);
   const panel = make("div", { className: "panel" });
-  const story = make("div"), goal = make("p", { className: "goal", data: { "aria-live": "polite" } });
+  const story = make("div"), goal = make("p", { className: "goal" });
   const table = make("table"), caption = make("p", { className: "small" });
   const link = make("input", { className: "link", readOnly: true, hidden: true, data: { "aria-label": "Link to this state" } });
   const copy = make("button", { textContent: "Copy link to this state", hidden: framed });
@@ -235,7 +236,7 @@ function explore(spec, { model, el }) {
     g.setAttribute("aria-label", h.label);
     g.setAttribute("aria-valuemin", field.min);
     g.setAttribute("aria-valuemax", field.max);
-    g.innerHTML = `<circle r="22" fill="transparent"/>${shapes[h.shape](h.kind, 0, 0, 10)}${shapes[h.shape]("ring", 0, 0, 10)}`;
+    g.innerHTML = '<circle r="22" fill="transparent"/><g></g>';
     let held = null;
     g.onpointerdown = (event) => {
       if (!state.guess || event.button) return;
@@ -262,6 +263,7 @@ function explore(spec, { model, el }) {
   function paint() {
     view = spec.model(state);
     const font = dialog.open ? 18 : 14;
+    box.classList.toggle("narrow", width < 480);
     layout = spec.layout({ width, font, room: dialog.open ? Math.max(300, innerHeight - 150) : 430 }, view);
     svg.setAttribute("width", width);
     svg.setAttribute("height", layout.height);
@@ -271,6 +273,7 @@ function explore(spec, { model, el }) {
     for (const h of spec.handles(view, layout)) {
       if (!grips.has(h.key)) grips.set(h.key, { g: grip(h) });
       const g = Object.assign(grips.get(h.key), h).g;
+      g.lastChild.innerHTML = shapes[h.shape](h.kind, 0, 0, 10) + shapes[h.shape]("ring", 0, 0, 10);
       g.setAttribute("transform", `translate(${at(h.x)} ${at(h.y)})`);
       g.setAttribute("aria-valuenow", state[h.key]);
       g.setAttribute("aria-valuetext", h.text);
@@ -287,9 +290,9 @@ function explore(spec, { model, el }) {
     answers.hidden = Boolean(state.guess);
     verdict.innerHTML = state.guess ? spec.ask.verdict(view) : "";
     verdict.hidden = !state.guess;
-    const news = spec.status(view);
-    if (say.textContent !== news) say.textContent = news;
     const target = spec.goal(view);
+    const news = spec.status(view) + (target && target.done ? " The goal is reached." : "");
+    if (say.textContent !== news) say.textContent = news;
     goal.hidden = !target;
     if (target) goal.innerHTML = `<b>Goal.</b> ${target.text} ${target.done ? `<b>\u2713 Reached.</b> ${target.found}` : "<i>Not yet.</i>"}`;
     story.innerHTML = spec.story(view);

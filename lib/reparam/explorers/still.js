@@ -40,5 +40,6 @@ function short(svg) {
     const stroke = (color, width) => `<path d="${d}" style="stroke:var(--${color});stroke-width:${width};stroke-linecap:round"/>`;
     return kind === "open" ? stroke("line", 2 * r + 1.2) + stroke("paper", 2 * r - 1.2) : stroke(kind, 2 * r);
   });
-  return disks.replaceAll('"', "'");
+  const whole = disks.replace(/ d="[^"]*"/g, (d) => d.replace(/-?\d+\.\d+/g, (x) => Math.round(x)));
+  return whole.replaceAll('"', "'");
 }

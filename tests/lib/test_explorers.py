@@ -1,0 +1,248 @@
+"""The explorers: their arithmetic, run in Node, against torch; their derived files; their size."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from reparam._embed import embed
+from reparam.estimators import Pathwise
+from reparam.explorers import fresh_noise, fresh_or_frozen, mu_sigma_epsilon
+from reparam.explorers.build import EXPLORERS, FOLDER, build, run_javascript
+
+SQUARE = torch.square
+FUNCTIONS = {"square": torch.square, "sine": torch.sin}
+
+
+def view(explorer, **changes):
+    """Every number that the page shows in this state, computed by the page's own code."""
+    explorer.state.update(changes)
+    return run_javascript(explorer, "widget.spec.model(state)")
+
+
+class Given(Normal):
+    """A normal distribution whose `rsample` uses the noise it is given."""
+
+    def __init__(self, mu, sigma, eps):
+        super().__init__(mu, sigma)
+        self.eps = eps
+
+    def rsample(self, sample_shape=()):
+        return self.loc + self.scale * self.eps.reshape(sample_shape)
+
+
+def pathwise(f, mu, sigma, eps):
+    """The library's estimate and its gradient by μ and by σ, on this noise."""
+    mu = torch.tensor(mu, dtype=torch.float64, requires_grad=True)
+    sigma = torch.tensor(sigma, dtype=torch.float64, requires_grad=True)
+    value = Pathwise()(f, Given(mu, sigma, eps), num_samples=len(eps))
+    value.backward()
+    return value.item(), mu.grad.item(), sigma.grad.item()
+
+
+@pytest.mark.parametrize("make", EXPLORERS)
+def test_derived_files_are_fresh(make):
+    for name, text in build(make()).items():
+        assert (FOLDER / name).read_text(encoding="utf-8") == text, (
+            f"lib/reparam/explorers/{name} is not what its source gives: type "
+            "`python -m reparam.explorers.build`"
+        )
+
+
+@pytest.mark.parametrize("make", EXPLORERS)
+def test_page_is_small_and_repeatable(make):
+    page = make()._repr_html_()
+    assert page == make()._repr_html_()
+    assert len(page.encode()) < 30_000
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in page
+
+
+@pytest.mark.parametrize("make", EXPLORERS)
+def test_still_and_text_carry_the_claim(make):
+    explorer = make()
+    still = " ".join(explorer.still.replace("</text>", "\0").split("\0"))
+    for word in explorer.claim.split():
+        assert word in still
+    assert explorer.claim in repr(explorer)
+    assert f'alt="{explorer.claim}"' in explorer._repr_html_()
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("draw", [0, 5, 1_000_003, 2_000_019])
+def test_fresh_noise_is_the_same_here_and_in_the_page(seed, draw):
+    page = run_javascript(fresh_or_frozen(), f"widget.freshNoise({seed}, {draw}, 64)")
+    assert fresh_noise(seed, draw, 64).tolist() == page
+
+
+def test_fresh_noise_is_standard_normal_and_uncorrelated():
+    # 200 draws of 500: the bounds are 5 standard errors, a false alarm rate under 1e-6 each. A
+    # standard deviation off by 1.2 %, or a correlation of 0.02 between draws, would be caught.
+    noise = torch.stack([fresh_noise(3, draw, 500) for draw in range(200)])
+    n = noise.numel()
+    assert abs(noise.mean()) < 5 / math.sqrt(n)
+    assert abs(noise.square().mean() - 1) < 5 * math.sqrt(2 / n)
+    assert abs(noise.pow(4).mean() - 3) < 5 * math.sqrt(96 / n)
+    assert abs((noise[1:] * noise[:-1]).mean()) < 5 / math.sqrt(n - 500)
+    assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < 5 / math.sqrt(n - 200)
+    theirs = torch.stack([fresh_noise(4, draw, 500) for draw in range(200)])
+    assert abs((noise * theirs).mean()) < 5 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("mu", [0.0, 1.0, 1.65])
+def test_frozen_value_and_tangent_are_the_librarys(mu):
+    explorer = fresh_or_frozen()
+    got = view(explorer, mu=mu, frozen="K")
+    value, slope, _ = pathwise(SQUARE, mu, 1.0, explorer.noise[0])
+    assert got["frozen"] == pytest.approx(value, rel=1e-12)
+    assert got["tangent"] == pytest.approx(slope, rel=1e-12)
+    assert got["truth"] == pytest.approx(mu**2 + 1)
+    assert got["own"] == explorer.noise[0].tolist()
+    assert got["others"] == explorer.noise[1:].tolist()
+
+
+def test_fresh_visits_use_their_own_draws():
+    explorer = fresh_or_frozen(num_samples=32, seed=5)
+    got = view(explorer, fresh="KLMLK", **{"from": 3})
+    for n, (visit, mu) in enumerate(
+        zip(got["visits"], [1.0, 1.05, 1.1, 1.05, 1.0], strict=True)
+    ):
+        value, _, _ = pathwise(SQUARE, mu, 1.0, fresh_noise(5, 3 + n, 32))
+        assert visit == {"mu": mu, "loss": pytest.approx(value, rel=1e-12)}
+    assert len(set(got["here"])) == 2
+
+
+@pytest.mark.parametrize("logstep", [-1, -2, -3, 0.4])
+@pytest.mark.parametrize("mu", [0.3, 1.0])
+def test_slope_deviations_against_an_independent_route(logstep, mu):
+    got = view(fresh_or_frozen(), slopes="shown", logstep=logstep, mu=mu)
+    h = got["h"]
+    assert h == pytest.approx(10**logstep, rel=5e-3)
+    # The variance of z² from the fourth moments of N(m, 1), by Gauss-Hermite quadrature.
+    nodes, weights = (torch.from_numpy(a) for a in _gauss_hermite(20))
+
+    def variance(m):
+        z = m + nodes
+        return (weights * z**4).sum() - (weights * z**2).sum() ** 2
+
+    fresh = ((variance(mu + h / 2) + variance(mu - h / 2)) / 64).sqrt() / h
+    assert got["freshDeviation"] == pytest.approx(fresh.item(), rel=1e-9)
+    slope = (((mu + h / 2 + nodes) ** 2) - ((mu - h / 2 + nodes) ** 2)) / h
+    frozen = (((weights * slope**2).sum() - (weights * slope).sum() ** 2) / 64).sqrt()
+    assert got["frozenDeviation"] == pytest.approx(frozen.item(), rel=1e-9)
+
+
+def _gauss_hermite(n):
+    import numpy as np
+
+    nodes, weights = np.polynomial.hermite_e.hermegauss(n)
+    return nodes, weights / weights.sum()
+
+
+@pytest.mark.parametrize(("logstep", "stated"), [(-1, "4.3"), (-2, "43"), (-3, "433")])
+def test_the_stated_deviations(logstep, stated):
+    got = view(fresh_or_frozen(), slopes="shown", logstep=logstep)
+    assert f"{got['freshDeviation']:.{len(stated.partition('.')[2])}f}" == stated
+    assert got["frozenDeviation"] == 0.25
+
+
+@pytest.mark.parametrize("logstep", [-1, -3])
+def test_the_twenty_slopes(logstep):
+    explorer = fresh_or_frozen()
+    got = view(explorer, slopes="shown", logstep=logstep, mu=1.0)
+    h = got["h"]
+    for i in range(20):
+        left, right = (fresh_noise(0, 1_000_000 + 2 * i + k, 64) for k in (0, 1))
+        fresh = ((1 + h / 2 + right).square().mean() - (1 - h / 2 + left).square().mean()) / h
+        assert got["freshSlopes"][i] == pytest.approx(fresh.item(), rel=1e-9)
+        # A central difference of a quadratic is its derivative.
+        _, slope, _ = pathwise(SQUARE, 1.0, 1.0, explorer.noise[i + 1])
+        assert got["frozenSlopes"][i] == pytest.approx(slope, rel=1e-9)
+
+
+@pytest.mark.parametrize("f", FUNCTIONS)
+@pytest.mark.parametrize(("mu", "sigma"), [(0.0, 1.0), (-1.2, 0.25), (2.0, 2.25)])
+def test_mu_sigma_epsilon_against_the_library(f, mu, sigma):
+    explorer = mu_sigma_epsilon()
+    got = view(explorer, f=f, mu=mu, sigma=sigma)
+    eps = explorer.noise
+    assert got["eps"] == eps.tolist()
+    assert got["z"] == pytest.approx((mu + sigma * eps).tolist(), rel=1e-12)
+    _, by_mu, by_sigma = pathwise(FUNCTIONS[f], mu, sigma, eps)
+    assert got["estimates"] == pytest.approx({"mu": by_mu, "sigma": by_sigma}, rel=1e-9)
+    parameters = torch.tensor([mu, sigma], dtype=torch.float64)
+    per_sample = torch.func.jacrev(lambda p: FUNCTIONS[f](p[0] + p[1] * eps))(parameters)
+    jacobian = torch.func.jacrev(lambda p: p[0] + p[1] * eps)(parameters)
+    for i, name in enumerate(("mu", "sigma")):
+        assert got["gradients"][name] == pytest.approx(per_sample[:, i].tolist(), rel=1e-9)
+        assert got["jacobian"][name] == pytest.approx(jacobian[:, i].tolist(), rel=1e-12)
+    nodes, weights = (torch.from_numpy(a) for a in _gauss_hermite(60))
+    exact = torch.func.grad(lambda p: (weights * FUNCTIONS[f](p[0] + p[1] * nodes)).sum())
+    want = dict(zip(("mu", "sigma"), exact(parameters).tolist(), strict=True))
+    assert got["exact"] == pytest.approx(want, rel=1e-7, abs=1e-9)
+    assert sum(got["counts"]) == 24
+
+
+def test_goals_can_be_reached_and_start_unreached():
+    goal = "widget.spec.goal(widget.spec.model(state))"
+    frozen = fresh_or_frozen()
+    frozen.state.update(slopes="shown")
+    assert run_javascript(frozen, goal)["done"] is False
+    frozen.state.update(logstep=0.4)
+    assert run_javascript(frozen, goal)["done"] is True
+    samples = mu_sigma_epsilon()
+    samples.state.update(part="gradient")
+    assert run_javascript(samples, goal)["done"] is False
+    samples.state.update(mu=2.0, sigma=0.25)
+    assert run_javascript(samples, goal)["done"] is True
+
+
+def test_links_of_two_explorers_live_side_by_side():
+    got = run_javascript(
+        mu_sigma_epsilon(),
+        """(() => {
+            let hash = widget.writeHash("#an-anchor", "a", "mu=1&guess=x");
+            hash = widget.writeHash(hash, "b", "present&h=2");
+            hash = widget.writeHash(hash, "a", "mu=3");
+            return [hash, widget.readHash("#" + hash, "b").has("present"),
+                    widget.readHash("#" + hash, "a").get("mu"), widget.readHash("#x", "a")];
+        })()""",
+    )
+    assert got == ["a:mu=3;b:present&h=2", True, "3", None]
+
+
+@pytest.mark.parametrize("bad", [-1, 2**31, 1.0, True, "0"])
+def test_bad_seed(bad):
+    for make in EXPLORERS:
+        with pytest.raises(ValueError, match="seed must be a whole number from 0"):
+            make(seed=bad)
+
+
+@pytest.mark.parametrize("bad", [0, 15, 97, 64.0, True])
+def test_bad_number_of_samples(bad):
+    with pytest.raises(ValueError, match="num_samples must be a whole number from 16 to 96"):
+        fresh_or_frozen(num_samples=bad)
+
+
+def test_embed_refuses_what_cannot_run_inline():
+    with pytest.raises(ValueError, match="0 statements 'export default'"):
+        embed("let a = 1;", {}, "")
+    with pytest.raises(ValueError, match="2 statements 'export default'"):
+        embed("export default 1;\nexport default 2;", {}, "")
+    with pytest.raises(ValueError, match="'import' or a named 'export'"):
+        embed("import a from 'b';\nexport default a;", {}, "")
+
+
+def test_embed_cannot_be_ended_by_its_data():
+    page = embed("export default { render() {} };", {"x": "</script><!--"}, "<p>still</p>")
+    assert page.count("</script>") == 1
+    assert "<!--" not in page
+
+
+def test_embed_names_depend_on_everything():
+    code = "export default {};"
+    pages = {embed(code, {}, ""), embed(code, {"a": 1}, ""), embed(code, {}, "x"),
+             embed(code + " ", {}, ""), embed("let a;\n" + code, {}, "")}  # fmt: skip
+    names = {page[:30] for page in pages}
+    assert len(names) == 4
