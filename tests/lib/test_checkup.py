@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from reparam.checkup import check_gradients, check_sampler
-from reparam.gaussian import ReparameterizedSampling, reparameterize_gaussian
 from torch import nn
 from torch.distributions import Normal
+
+from reparam.checkup import check_gradients, check_sampler
+from reparam.gaussian import ReparameterizedSampling, reparameterize_gaussian
 
 
 def names(report) -> list[str]:
@@ -167,6 +168,10 @@ FAULTY = {
         lambda m, v: m + math.sqrt(1.15) * std(v) * eps(m),
         ["the variance is wrong"],
     ),
+    "one quiet column": (
+        lambda m, v: m + std(v) * eps(m) * torch.tensor([0.0, 1.0, 1.0, 1.0]),
+        ["the variance is wrong"],
+    ),
     "uniform, standardized": (
         lambda m, v: m + std(v) * (torch.rand_like(m) - 0.5) * math.sqrt(12),
         ["the noise is not Gaussian"],
@@ -217,6 +222,14 @@ def test_a_check_leaves_mode_and_random_stream_alone():
         assert check_sampler(module).ok
         assert module.training is mode
         assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu():
+    assert check_sampler(reparameterize_gaussian, device="cuda").ok
+    assert names(check_sampler(lambda m, v: torch.randn(m.shape) * v + m, device="cuda")) == [
+        "it raises an error"
+    ]
 
 
 def test_it_works_where_gradients_are_switched_off():

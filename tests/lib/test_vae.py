@@ -2,17 +2,16 @@
 
 import math
 import signal
-from functools import partial
 
 import pytest
 import torch
-import tqdm
-from reparam.data import load_digits
-from reparam.gaussian import gaussian_kl
-from reparam.vae import VAE, BernoulliDecoder, GaussianEncoder, digits_vae, evaluate, train
 from torch import nn
 from torch.distributions import Independent, Normal
 from torch.nn.utils import parameters_to_vector
+
+from reparam.data import load_digits
+from reparam.gaussian import gaussian_kl
+from reparam.vae import VAE, BernoulliDecoder, GaussianEncoder, digits_vae, evaluate, train
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +96,7 @@ def test_dtypes_and_prior_follow_the_model(dtype):
     assert "prior_mu" not in vae.state_dict()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu():
     vae, x = small_vae().cuda(), images().cuda()
     state = torch.cuda.get_rng_state()
@@ -199,12 +198,28 @@ def test_the_digits_reach_their_elbo_quickly():
 
 
 def test_progress_bar_shows_the_elbo(monkeypatch, capsys):
-    # tqdm reads TQDM_DISABLE when it is imported: here the default is to show the bar.
-    monkeypatch.setattr("reparam.vae.trange", partial(tqdm.std.trange, disable=False))
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     history = train(small_vae(), images(), epochs=2)
     assert f"ELBO={history.elbo[-1]:.2f} nats" in capsys.readouterr().err
     train(small_vae(), images(), epochs=2, progress=False)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    train(small_vae(), images(), epochs=2)
     assert capsys.readouterr().err == ""
+
+
+def test_small_models_train_on_one_thread_and_give_the_others_back():
+    threads, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        train(
+            small_vae(),
+            images(),
+            epochs=1,
+            sample=lambda q: seen.append(torch.get_num_threads()) or q.rsample(),
+        )
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 # Ctrl-C and divergence
