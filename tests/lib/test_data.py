@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import torch
+
 from reparam.data import HELD_OUT, load_digits
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import scipy.stats
 import torch
+
 from reparam import long_runs
 from reparam.long_runs import blocked_encoder, load, vae_seeds, write
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
+
 from reparam import plots
 
 
