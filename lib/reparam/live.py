@@ -25,8 +25,8 @@ __all__ = ["TryYourOwnF", "try_your_own_f"]
 
 _REPLICATES = 2000
 _ADVICE = (
-    "<small>A Python expression in z, with torch and math; it runs in your own kernel. Try "
-    "<code>z**2 + 10</code>, <code>torch.sin(5 * z)</code>, <code>(z > 0).float()</code>.</small>"
+    "<p style='line-height:1.4;margin:0'>A Python expression in z, with torch and math; it runs in "
+    "your own kernel. Try <code>z**2 + 10</code>, <code>torch.sin(5 * z)</code>, <code>(z > 0).float()</code>.</p>"
 )
 _STILL = "Still picture. Run this cell in Jupyter or Colab to type an f of your own."
 
@@ -86,8 +86,8 @@ class TryYourOwnF:
             return control(
                 description=label,
                 continuous_update=False,  # draw when a slider is let go, not on its way
-                layout=widgets.Layout(width="98%", max_width="34em"),
-                style={"description_width": "11em"},
+                layout=widgets.Layout(width="98%", max_width="38em"),
+                style={"description_width": "13em"},
                 **options,
             )
 
@@ -141,7 +141,9 @@ class TryYourOwnF:
         except _Refused as reason:
             # No picture rather than the last one, which would belong to another f.
             self._findings, self._picture.value, self.sentence = None, "", str(reason)
-        self._words.value = f'<p role="status">{html.escape(self.sentence)}</p>'
+        self._words.value = (
+            f'<p role="status" style="line-height:1.4">{html.escape(self.sentence)}</p>'
+        )
 
     def _png(self, note=""):
         # A Figure of its own: one of pyplot's would also be shown under the cell.

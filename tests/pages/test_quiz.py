@@ -4,10 +4,8 @@ import itertools
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
-from reparam.quiz import check, quiz
 
-from tools.browser import chromium_path, launch_arguments
+from reparam.quiz import check, quiz
 
 THEMES = {"light": ("#fff", "#212121"), "dark": ("#121212", "#ececec")}
 ANSWERS = [
@@ -16,16 +14,6 @@ ANSWERS = [
     for item in quiz(chapter).items
     for n, option in enumerate(item["options"])
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium_path(), args=launch_arguments()
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

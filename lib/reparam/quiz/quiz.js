@@ -79,6 +79,12 @@ function question(item) {
     status.className = said.right ? "right" : "";
     status.innerHTML = said.html;
   });
+  // JupyterLab swallows the Enter that would submit a form by itself.
+  form.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.target.type !== "number") return;
+    event.preventDefault();
+    form.requestSubmit();
+  });
   // An explanation belongs to the answer it explains: another answer clears it.
   form.addEventListener("input", () => status.replaceChildren());
   return form;
