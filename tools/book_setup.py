@@ -1,4 +1,4 @@
-"""Sphinx extension of this book: boxes, figure numbers, local assets, and proof that every page came out.
+"""Sphinx extension of this book: boxes, figure numbers, local assets, proof of every page.
 
 `_config.yml` loads it. What it does, in the order in which Sphinx gets there:
 
@@ -53,6 +53,18 @@ UNUSED = (
     "togglebuttonSelector",
 )
 
+UNUSED_FILES = (
+    "vendor",
+    "locales",
+    "scripts/fontawesome.js",
+    "sphinx-thebe.js",
+    "sphinx-thebe.css",
+    "togglebutton.js",
+    "togglebutton.css",
+    "design-tabs.js",
+    "sphinx-design.min.css",
+)
+
 # What MathJax loads by itself, from a page with mathjax/startup.js; everything else stays out.
 MATHJAX = (
     "startup.js",
@@ -75,6 +87,7 @@ def set_theme_options(app: Sphinx, config: Config) -> None:
         toc_title="On this page",
         search_bar_text="Search this book",
         show_toc_level=2,
+        pygments_dark_style="github-dark",
     )
 
 
@@ -124,7 +137,7 @@ class Boxes(SphinxTransform):
 
 
 class LocalBadges(SphinxTransform):
-    """Let a badge that is a picture from another host be its text: pages fetch nothing from elsewhere."""
+    """Let a badge that is a picture from another host be its text: pages fetch nothing."""
 
     default_priority = 400
 
@@ -160,6 +173,8 @@ def drop_unused_assets(
 
     for kind in ("script_files", "css_files"):
         context[kind] = [asset for asset in context.get(kind, []) if used(asset)]
+    # The theme names every folded cell "Toggle hidden content", whatever its text says.
+    context["body"] = context.get("body", "").replace(' aria-label="Toggle hidden content"', "")
     context["chapter_links"] = [
         button
         for group in context.get("header_buttons", [])
@@ -189,12 +204,14 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     out = Path(app.outdir)
     copy_mathjax(out / "_static" / "mathjax")
     static = out / "_static"
-    for unused in ("vendor", "locales", "scripts/fontawesome.js", "sphinx-thebe.js", "sphinx-thebe.css",
-                   "togglebutton.js", "togglebutton.css", "design-tabs.js", "sphinx-design.min.css"):  # fmt: skip
+    for unused in UNUSED_FILES:
         path = static / unused
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for source_map in static.rglob("*.map"):
         source_map.unlink()
+    # Our icons are drawings in the templates; without its rules the theme asks for no icon font.
+    theme = static / "styles" / "pydata-sphinx-theme.css"
+    theme.write_text(re.sub(r"@font-face\{[^}]*\}", "", theme.read_text("utf-8")), "utf-8")
 
     pages = toc_pages(yaml.safe_load(Path(app.srcdir, "_toc.yml").read_text(encoding="utf-8")))
     missing = [page for page in pages if not (out / f"{page}.html").is_file()]
@@ -222,7 +239,7 @@ def copy_mathjax(target: Path) -> None:
 
 
 def write_front_door(out: Path, root: str, title: str) -> None:
-    """Write index.html, which sends on to the root page: Jupyter Book's own has no title or language."""
+    """Write index.html, which sends on to the root page; Jupyter Book's own lacks a title."""
     (out / "index.html").write_text(
         f"""<!doctype html>
 <html lang="en">

@@ -1,10 +1,10 @@
 """Find a Chromium for the page tests, or obtain one.
 
-    python tools/browser.py            print the path of one, obtaining it first where that is possible
+    python tools/browser.py                    print the path of one, obtaining it where possible
     from tools.browser import chromium_path
 
-Looked for in this order: $CHROMIUM; chromium, chromium-browser and google-chrome on PATH; the one that
-Playwright keeps. Obtained, where there is none, by apt-get (as root) or else by Playwright's own download.
+Looked for in this order: $CHROMIUM; chromium, chromium-browser and google-chrome on PATH; the one
+that Playwright keeps. Where there is none, apt-get (as root) or else Playwright fetches one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NoBrowser(RuntimeError):
 
 @cache
 def chromium_path() -> str:
-    """Return the path of a Chromium, without installing anything; raise NoBrowser if there is none."""
+    """Return the path of a Chromium; raise NoBrowser if there is none. Installs nothing."""
     named = os.environ.get("CHROMIUM")
     if named:
         path = shutil.which(named)

@@ -1,4 +1,4 @@
-"""Write constraints.txt: the versions, in this environment, of what requirements.txt brings along."""
+"""Write constraints.txt: the versions here of what requirements.txt brings along."""
 
 from __future__ import annotations
 

@@ -1,0 +1,125 @@
+"""The built book, served and opened in a real browser that reaches nothing else.
+
+A browser lives as long as one test file: every file may then have a browser of its own kind, and
+the kernels of the notebook tests share no event loop with it.
+"""
+
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.sync_api import sync_playwright
+
+from tools.book_setup import toc_pages
+from tools.browser import NoBrowser, chromium_path, launch_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_build" / "html"
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+PAGES = toc_pages(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+CHAPTERS = [page for page in PAGES if page.rpartition("/")[2][0].isdigit()]
+EVERY_PAGE = [*PAGES, "search"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built():
+    """The folder of the built book. A missing build is a failure, never a skip."""
+    if not (HTML / "search.html").exists():
+        pytest.fail("there is no built book in _build/html; run  make book", pytrace=False)
+    return HTML
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The address at which the built book is served."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(HTML))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        path = chromium_path()
+    except NoBrowser as problem:
+        pytest.fail(str(problem), pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=[*launch_arguments(), "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Return a function that opens a page of the book in a fresh profile.
+
+    The page comes with `.problems` (console errors, exceptions, requests that failed),
+    `.elsewhere` (requests to another host) and `.loaded` (bytes by address).
+    """
+    contexts = []
+
+    def visit(name, *, width=1280, theme="light", by_file=False):
+        context = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=theme, reduced_motion="reduce"
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.problems, page.elsewhere, page.loaded = [], [], {}
+
+        def on_request(request):
+            if not request.url.startswith((site, "file:", "data:", "blob:")):
+                page.elsewhere.append(request.url)
+
+        def on_response(response):
+            if response.url.startswith(site) and response.ok:
+                page.loaded[response.url] = len(response.body())
+
+        page.on("request", on_request)
+        page.on("requestfinished", lambda request: on_response(request.response()))
+        page.on("requestfailed", lambda request: page.problems.append(f"not found: {request.url}"))
+        page.on("pageerror", lambda error: page.problems.append(f"exception: {error}"))
+        page.on(
+            "console",
+            lambda message: (
+                message.type == "error" and page.problems.append(f"console: {message.text}")
+            ),
+        )
+        start = HTML.as_uri() if by_file else site
+        page.goto(f"{start}/{name}.html")
+        settle(page)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+def settle(page):
+    """Wait until the math is set, the fonts are there and every embedded output has started."""
+    page.wait_for_load_state("load")
+    page.evaluate(
+        """async () => {
+            if (window.MathJax) {
+                while (!window.MathJax.startup?.promise) await new Promise(r => setTimeout(r, 20));
+                await MathJax.startup.promise;
+            }
+            await document.fonts.ready;
+        }"""
+    )
+    page.wait_for_function(
+        "[...document.querySelectorAll('[data-embed]')].every(e => e.dataset.ready)"
+    )

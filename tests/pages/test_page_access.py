@@ -1,0 +1,116 @@
+"""Each page is for everyone: axe finds nothing, pictures are described, no control is dead."""
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from .conftest import EVERY_PAGE, PAGES
+
+AXE = Axe()
+
+
+def told(violation):
+    """One violation in one line: the rule, what to do, and where."""
+    places = [" ".join(node["target"][0:1]) for node in violation["nodes"][:4]]
+    why = violation["nodes"][0]["failureSummary"].replace("\n", " ")
+    return f"{violation['id']}: {violation['help']}; at {places}; {why}"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", EVERY_PAGE)
+def test_axe_finds_nothing(visit, name, theme):
+    page = visit(name, theme=theme)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    found = [told(violation) for violation in AXE.run(page).response["violations"]]
+    assert found == [], f"{name}, {theme}: " + "\n".join(found)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pictures_are_described(visit, name):
+    page = visit(name)
+    pictures = page.eval_on_selector_all(
+        ".bd-article img", "all => all.map(e => [e.getAttribute('alt'), e.getAttribute('src')])"
+    )
+    for alt, source in pictures:
+        real = alt and " " in alt.strip() and not re.search(r"\.(png|svg|jpe?g)$|/", alt.strip())
+        assert real, (
+            f'{name}: the picture {source} has the alt text "{alt}"; say in words what it shows, '
+            'in the cell\'s metadata: "mystnb": {"image": {"alt": "..."}}'
+        )
+    nameless = page.eval_on_selector_all(
+        ".bd-article svg[role=img]",
+        "all => all.filter(e => !e.getAttribute('aria-label') && "
+        "!e.getAttribute('aria-labelledby') && !e.querySelector(':scope > title'))"
+        ".map(e => e.outerHTML.slice(0, 120))",
+    )
+    assert nameless == [], f"{name}: drawings without a name: {nameless}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_control_is_dead(visit, name):
+    page = visit(name)
+    kernel = page.eval_on_selector_all(
+        ".widget-view, .jupyter-widgets, .widget-slider, script[type*='jupyter.widget'], "
+        "[data-mime-type*='jupyter.widget'], .thebe-launch-button, [class*='thebe']",
+        "all => all.map(e => e.outerHTML.slice(0, 120))",
+    )
+    assert kernel == [], f"{name}: needs a kernel, and a built page has none: {kernel}"
+    stray = page.eval_on_selector_all(
+        ".bd-article :is(input, select, textarea, button)",
+        """all => all.filter(e => {
+            const outer = e.getRootNode().host ?? e; // an explorer may draw into a shadow root
+            return !outer.closest('[data-embed]') && !e.matches('.copybtn');
+        }).map(e => e.outerHTML.slice(0, 120))""",
+    )
+    assert stray == [], f"{name}: a control that no script of ours stands behind: {stray}"
+    empty = page.eval_on_selector_all(
+        "[data-embed]",
+        "all => all.filter(e => !(e.shadowRoot ?? e).children.length).map(e => e.dataset.embed)",
+    )
+    assert empty == [], f"{name}: embedded outputs that drew nothing: {empty}"
+    leaked = page.locator(".bd-article .output.stderr").all_inner_texts()
+    assert leaked == [], f"{name}: a cell's error stream shows: {leaked}"
+
+
+def test_the_frame_s_buttons_do_what_they_say(visit):
+    page = visit(PAGES[1], width=1280)
+    modes = set()
+    for _ in range(3):
+        page.get_by_role("button", name="Color mode").click()
+        modes.add(page.evaluate("document.documentElement.dataset.mode"))
+    assert modes == {"light", "dark", "auto"}
+
+    sidebar = page.locator("#pst-primary-sidebar")
+    assert sidebar.is_visible()
+    page.get_by_role("button", name="Chapters").click()
+    page.wait_for_function(
+        """() => {
+            const style = getComputedStyle(document.querySelector("#pst-primary-sidebar"));
+            return style.display === "none" || style.visibility === "hidden";
+        }"""
+    )
+
+    page.keyboard.press("Control+k")
+    assert page.locator("#pst-search-dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#pst-search-dialog").is_hidden()
+
+    phone = visit(PAGES[1], width=360)
+    phone.get_by_role("button", name="On this page").click()
+    assert phone.locator("#pst-secondary-sidebar-modal").is_visible()
+    phone.keyboard.press("Escape")
+    phone.get_by_role("button", name="Chapters").click()
+    assert phone.locator("#pst-primary-sidebar-modal").is_visible()
+    assert phone.locator("#pst-primary-sidebar-modal a", has_text="Reparam").first.is_visible()
+
+
+def test_a_copy_button_copies_the_cell(visit):
+    page = visit(PAGES[1])
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    cell = page.locator("div.cell:not(.tag_setup) div.highlight").first
+    cell.hover()
+    cell.locator("xpath=..").locator("button.copybtn").first.click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.strip() == cell.locator("pre").inner_text().strip()

@@ -1,0 +1,101 @@
+"""Each page fits a phone and reads well in the dark."""
+
+import io
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from .conftest import CHAPTERS, EVERY_PAGE, PAGES
+
+DARK_PAGE = (0x12, 0x12, 0x12)
+
+
+@pytest.mark.parametrize("width", [320, 360])
+@pytest.mark.parametrize("name", EVERY_PAGE)
+def test_no_sideways_scroll(visit, name, width):
+    page = visit(name, width=width)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.wait_for_timeout(100)
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    culprits = page.evaluate(
+        """() => [...document.querySelectorAll('.bd-main *')].filter(e => {
+            const box = e.getBoundingClientRect();
+            if (box.right <= innerWidth + 1 || !box.width) return false;
+            for (let up = e.parentElement; up; up = up.parentElement) {
+                if (up.matches('main, body')) return true;
+                if (getComputedStyle(up).overflowX !== 'visible') return false;
+            }
+        }).slice(0, 4).map(e => e.outerHTML.slice(0, 100))"""
+    )
+    assert wide <= 0, (
+        f"{name} is {wide} px too wide for a {width} px screen. Let it wrap, or scroll inside its "
+        f"own box (_static/book.css). Sticking out: {culprits}"
+    )
+
+
+def luminance(color):
+    """Relative luminance of an sRGB color, as WCAG defines it."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color_parts(color)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def color_parts(color):
+    return [channel / 255 for channel in color[:3]]
+
+
+def contrast(one, other):
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_figures_are_legible_in_the_dark(visit, name):
+    page = visit(name, theme="dark")
+    for picture in page.locator(".cell_output img").all():
+        picture.scroll_into_view_if_needed()
+        shot = Image.open(io.BytesIO(picture.screenshot())).convert("RGB")
+        colors = Counter(shot.get_flattened_data())
+        paper = colors.most_common(1)[0][0]
+        source = picture.get_attribute("src")
+        assert max(abs(a - b) for a, b in zip(paper, DARK_PAGE, strict=True)) <= 8, (
+            f"{name}: in dark mode {source} has the background {paper}, the page {DARK_PAGE}. "
+            "Draw on opaque white; _static/book.css turns that dark"
+        )
+        # Axis labels are thin, so look at what stands out from the paper, not at the average.
+        ink = max(contrast(color, paper) for color in colors)
+        assert ink >= 7, f"{name}: in dark mode nothing in {source} stands out ({ink:.1f}:1)"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_boxes_have_their_label_and_icon(visit, name):
+    page = visit(name)
+    boxes = page.eval_on_selector_all(
+        "div.box",
+        """all => all.map(e => {
+            const label = e.querySelector(":scope > p.box-label");
+            const icon = label && getComputedStyle(label, "::before").maskImage;
+            return [label?.innerText.trim(), icon];
+        })""",
+    )
+    for label, icon in boxes:
+        assert label, f"{name}: a box without a label"
+        assert "svg" in icon, (
+            f'{name}: the box "{label}" has no icon; give its class one in book.css'
+        )
+    quoted = page.eval_on_selector_all(
+        "blockquote > p:first-child > strong:first-child", "all => all.map(e => e.textContent)"
+    )
+    assert quoted == [], f"{name}: meant to be boxes, and shown as quotations: {quoted}"
+    if name in CHAPTERS:
+        assert boxes, f"{name} shows no box: does tools/book_setup.py still make them?"
+
+
+def test_paper_has_no_frame(visit):
+    page = visit(PAGES[1], theme="dark")
+    page.emulate_media(media="print")
+    for part in (".bd-sidebar-primary", ".bd-header-article", ".prev-next-footer"):
+        assert page.locator(part).first.is_hidden(), f"{part} would be printed"
+    assert page.locator("h1").first.is_visible()
