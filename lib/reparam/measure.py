@@ -396,7 +396,7 @@ class _Problem:
         # Where the density is 0, f may be infinite; where it is infinite, the point is an
         # endpoint reached by rounding. Neither carries mass.
         counts = (mass > 0) & mass.isfinite()
-        value = torch.where(counts, mass * f, 0.0)
+        value = mass * torch.where(counts, f, 0.0)
         slopes = torch.autograd.grad(value.sum(), list(copies.values()), allow_unused=True)
         flat = [
             like.new_zeros(n, like[0].numel()) if slope is None else slope.reshape(n, -1)
