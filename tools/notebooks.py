@@ -180,8 +180,8 @@ def form_faults(path, root=ROOT):
 # at most MEAN_LEVELS. Measured on a 600 x 400 figure (tests/notebooks/test_pictures.py holds both
 # sides): rounding or another simplification of a path leaves 0.000 % and 0.03, a dot that snaps to
 # the next pixel 0.011 % and 0.01; one moved dot is 0.036 % and 0.04, a curve higher by 1 % 0.30 %
-# and 0.20, a band wider by a tenth 0.00 % and 0.10. Letters of another FreeType (0.4 %, 0.8) count as a change: the pinned matplotlib
-# brings its own.
+# and 0.20, a band wider by a tenth 0.00 % and 0.10. Letters of another FreeType (0.4 %, 0.8) count
+# as a change: the pinned matplotlib brings its own.
 CHANGED_LEVELS = 40
 CHANGED_SHARE = 0.0002
 MEAN_LEVELS = 0.06
@@ -392,14 +392,15 @@ def status_page(status):
     ]
     groups = {}
     for name, record in sorted(status.items()):
-        key = (record["machine"], json.dumps(record["versions"]))
+        # Python first, whatever order the data file has.
+        versions = sorted(record["versions"].items(), key=lambda v: (v[0] != "Python", v[0]))
+        key = (record["machine"], ", ".join(f"{name} {version}" for name, version in versions))
         groups.setdefault(key, []).append((name, record))
     for (machine, versions), rows in groups.items():
-        listed = ", ".join(f"{name} {version}" for name, version in json.loads(versions).items())
         lines += [
             f"**Machine.** {machine}.",
             "",
-            f"**Versions.** {listed}.",
+            f"**Versions.** {versions}.",
             "",
             "| Notebook | Run (UTC) | Seconds | Cells | GPU cells not run | Outputs | Pictures |",
             "|---|---|--:|--:|--:|--:|--:|",

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from html.parser import HTMLParser
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -370,14 +371,23 @@ def _is_picture(output):
     return bool({"image/png", "image/jpeg", "image/svg+xml"} & set(output.get("data", {})))
 
 
+def image_alts(html):
+    """The alt texts of the <img> elements of an output; "" where there is none."""
+    found, parser = [], HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: (
+        found.append(dict(attributes).get("alt") or "") if tag == "img" else None
+    )
+    parser.feed(html)
+    return found
+
+
 def pictures(page):
     """Every picture has alt text that says what it shows, a caption, a name of its own."""
     faults = []
     for index, cell, tree in page.code:
         for output in cell.outputs:
-            for tag in re.findall(r"<img\b[^>]*>", output.get("data", {}).get("text/html", "")):
-                alt = re.search(r"""\balt=(["'])(.*?)\1""", tag)
-                if not alt or len(alt.group(2)) < ALT_LENGTH:
+            for alt in image_alts(output.get("data", {}).get("text/html", "")):
+                if len(alt) < ALT_LENGTH:
                     faults.append(f"{page.at(index)}: an <img> in its output lacks real alt text")
         drawn = [o for o in cell.outputs if _is_picture(o)]
         if not drawn:
@@ -663,6 +673,14 @@ def _sections(page):
     return spans
 
 
+# Numbers that are names ("Figure 2.1", "quiz item 1.3"), and minutes, which have their own rule.
+_LABELLED = re.compile(
+    r"\b(?:chapter|section|figure|table|equation|theorem|definition|item|question)s?\s+\d+(?:\.\d+)*"
+    r"|\b\d+\s+(?:minutes?|seconds?)\s+to\s+(?:read|run)",
+    re.IGNORECASE,
+)
+
+
 @dataclass
 class Claim:
     """A number in the prose, where it stands, and what may back it."""
@@ -697,6 +715,11 @@ def claims(page):
         name = names[section - 1] if section else ""
         return everything if not section or name in SUMMARIES else pools.get(section, [])
 
+    equations = {  # of every chapter: "(1.3)" may be cited from chapter 2
+        tag
+        for path in notebooks.notebook_paths(page.root)
+        for tag in re.findall(r"\\tag\*?\{([\d.]+)\}", path.read_text(encoding="utf-8"))
+    }
     found = []
     for index, cell in enumerate(page.nb.cells):
         given = {_key(text) for text in cell.metadata.get("reparam", {}).get("given", [])}
@@ -720,7 +743,9 @@ def claims(page):
         for section, part in pieces:
             if section and names[section - 1] == "references":
                 continue  # volumes and pages are not measurements
-            for number in numbers(_prose(part)):
+            text = _LABELLED.sub(" ", _prose(part))
+            text = re.sub(r"\((\d+\.\d+)\)", lambda m: "" if m[1] in equations else m[0], text)
+            for number in numbers(text):
                 if is_claim(number):
                     found.append(Claim(index, number, pool_of(section), given))
     return found
@@ -730,7 +755,8 @@ def prose_numbers(page):
     """A number in the prose is a number that a cell of its section printed or was given.
 
     Checked are decimals, powers of ten and integers above 12, in text, math, captions and alt text;
-    not code spans, addresses, numbers of headings and equations, years, references. "Printed" means
+    not code spans, addresses, years, references, nor numbers that name a heading, an equation that
+    is there, a figure or a quiz item. "Printed" means
     equal after rounding to the digits that the prose shows.
     """
     faults, used = [], Counter()
@@ -757,18 +783,17 @@ def prose_numbers(page):
 
 
 def _nudged(number, step):
-    """The same number with its last decimal moved."""
-    digits = re.search(r"\.(\d+)", number.text)
-    last = digits.end() - 1
+    """The same number with the last digit of its mantissa moved."""
+    last = re.match(r"-?[\d,]+(?:\.\d+)?", number.text).end() - 1
     moved = str((int(number.text[last]) + step) % 10)
     return numbers(number.text[:last] + moved + number.text[last + 1 :])[0]
 
 
 def power(page):
-    """(caught, tried): how many wrong last digits in the prose's decimals the rule notices."""
+    """(caught, tried): how many wrong last digits in the prose's numbers the rule notices."""
     caught = tried = 0
     for claim in claims(page):
-        if claim.number.decimal:
+        if not claim.number.power:
             for step in (1, 9):
                 tried += 1
                 caught += not claim.holds(_nudged(claim.number, step))

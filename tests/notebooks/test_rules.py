@@ -42,7 +42,7 @@ def test_run_status_page_is_what_its_data_say():
 
 
 def test_a_wrong_digit_in_the_prose_is_noticed():
-    """The power of `prose_numbers`: nine in ten of all decimals with their last digit moved."""
+    """The power of `prose_numbers`: nine in ten of its numbers with the last digit moved."""
     counts = {path.name: rules.power(rules.Page(path)) for path in PATHS}
     print(counts)
     caught, tried = (sum(column) for column in zip(*counts.values(), strict=True))
