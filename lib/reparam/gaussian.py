@@ -1,5 +1,7 @@
 """Gaussian samples as differentiable functions of their parameters, and the KL to the prior."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -126,8 +128,10 @@ def reparameterize_full_covariance_gaussian(mu: Tensor, L: Tensor) -> Tensor:
 def bound_log_var(raw: Tensor, low: float = -10.0, high: float = 10.0) -> Tensor:
     """Squeeze an encoder's raw output smoothly into `(low, high)`.
 
-    `center + t / sqrt(1 + (t / half)²)` with `t = raw - center`: slope 1 in the center, and
-    a slope that falls like `|t|⁻³`, so that no unit is ever cut off as a clamp cuts it off.
+    `center + half * t / sqrt(1 + t²)` with `t = (raw - center) / half`: slope 1 in the center,
+    and a slope that falls like `|t|⁻³`, so that no unit is cut off as a clamp cuts it off.
+    Computed as `sin(arctan(t))`, whose slope `cos(arctan(t)) / (1 + t²)` does not cancel: that of
+    the quotient comes out as 0 or negative in bfloat16 from raw = 300 on.
 
     Args:
         raw: any shape, any floating-point dtype.
@@ -139,7 +143,7 @@ def bound_log_var(raw: Tensor, low: float = -10.0, high: float = 10.0) -> Tensor
 
     Raises:
         TypeError: if `raw` is not a floating-point tensor.
-        ValueError: if `low` is not below `high`, or `raw` holds NaN.
+        ValueError: if `low` is not below `high` or one is infinite, or `raw` holds NaN.
 
     Derived in chapter 4.
 
@@ -147,11 +151,11 @@ def bound_log_var(raw: Tensor, low: float = -10.0, high: float = 10.0) -> Tensor
     tensor([-9.9995,  0.0000,  9.9995])
     """
     check_float(raw=raw)
-    if not low < high:
-        raise ValueError(f"low must be below high, got low={low} and high={high}")
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"low must be below high and both finite, got low={low} and high={high}")
     center, half = (low + high) / 2, (high - low) / 2
     t = (raw - center) / half
-    return center + half * t / torch.hypot(t, torch.ones_like(t))
+    return center + half * torch.sin(torch.atan(t))
 
 
 def gaussian_kl(mu: Tensor, log_var: Tensor, reduction: str = "sum") -> Tensor:
@@ -181,6 +185,8 @@ def gaussian_kl(mu: Tensor, log_var: Tensor, reduction: str = "sum") -> Tensor:
     check_float(mu=mu, log_var=log_var)
     check_alike(mu=mu, log_var=log_var)
     check_same_shape(mu=mu, log_var=log_var)
+    if reduction not in ("sum", "none", "batchmean"):
+        raise ValueError(f"reduction must be 'sum', 'none' or 'batchmean', got {reduction!r}")
     kl = (mu.square() + _expm1_minus(log_var)) / 2
     if reduction == "none":
         return kl
@@ -189,16 +195,15 @@ def gaussian_kl(mu: Tensor, log_var: Tensor, reduction: str = "sum") -> Tensor:
             f"reduction={reduction!r} sums the last dimension, but mu is a scalar: "
             "use reduction='none'"
         )
-    if reduction == "sum":
-        return kl.sum(-1)
-    if reduction == "batchmean":
-        return kl.sum(-1).mean()
-    raise ValueError(f"reduction must be 'sum', 'none' or 'batchmean', got {reduction!r}")
+    kl = kl.sum(-1)
+    return kl.mean() if reduction == "batchmean" else kl
 
 
 def _expm1_minus(x: Tensor) -> Tensor:
-    """`exp(x) - 1 - x` to full relative precision; below 0.03 by its Taylor series."""
-    threshold = 0.03
+    """`exp(x) - 1 - x` without cancellation, nor in its gradient: a Taylor series near 0."""
+    threshold = 0.5
     s = x.clamp(-threshold, threshold)  # keeps the unused branch, and its gradient, finite
-    series = s * s / 2 * (1 + s / 3 * (1 + s / 4 * (1 + s / 5 * (1 + s / 6 * (1 + s / 7)))))
-    return torch.where(x.abs() < threshold, series, torch.expm1(x) - x)
+    series = torch.ones_like(s)
+    for k in range(15, 2, -1):  # 14 terms: the next is below float64's rounding
+        series = 1 + s / k * series
+    return torch.where(x.abs() < threshold, s * s / 2 * series, torch.expm1(x) - x)

@@ -2,8 +2,11 @@
 
 `torch.rand` returns 0 once in 2**24 float32 draws and once in 2**8 bfloat16 draws, and the usual
 cures, `u + 1e-7` or `clamp(u, 1e-7)`, cut off or bend a tail, differently in each dtype. All
-noise here starts from `Tensor.exponential_`, which is never 0 and keeps its relative precision
-down to the smallest draws, so that no offset is needed anywhere.
+noise here starts from `Tensor.exponential_`, drawn and transformed in float32 at least, so that no
+offset is needed anywhere and the 16-bit types round the finished number only.
+
+Where the tails end is torch's doing: on a CPU exponential noise is fine down to its smallest draws;
+CUDA's float32 knows none below 6e-8, which stops Gumbel noise at 16.6 (one draw in 16 million).
 
 Derived in chapter 5; chapters 1 and 2 need Gaussian noise alone, which `torch.randn` draws well.
 """
@@ -39,15 +42,7 @@ def exponential_noise(
     >>> bool((e > 0).all())
     True
     """
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not dtype.is_floating_point:
-        raise TypeError(f"noise needs a floating-point dtype, got {dtype}")
-    size = (size,) if isinstance(size, int) else tuple(size)
-    if any(length < 0 for length in size):
-        raise ValueError(f"size must not be negative, got {size}")
-    noise = torch.empty(size, dtype=dtype, device=device).exponential_(generator=generator)
-    # Not seen to be 0 on CPU or CUDA, but not promised by torch either; the clamp costs little.
-    return noise.clamp_(min=torch.finfo(dtype).tiny)
+    return _rounded(_wide_exponential(size, dtype, device, generator), dtype)
 
 
 def open_uniform_noise(
@@ -60,15 +55,16 @@ def open_uniform_noise(
     """Uniform noise on the open interval (0, 1): `U = 1 - exp(-E)` with `E` exponential.
 
     Near 0 it is as fine as the dtype's smallest numbers; near 1 it stops at the largest number
-    below 1. Arguments and errors are those of `exponential_noise`.
+    below 1, where all that would round to 1 is gathered. Arguments and errors are those of
+    `exponential_noise`.
 
     >>> u = open_uniform_noise((2, 3), dtype=torch.bfloat16)
     >>> u.shape, bool(((u > 0) & (u < 1)).all())
     (torch.Size([2, 3]), True)
     """
-    noise = exponential_noise(size, dtype=dtype, device=device, generator=generator)
-    largest_below_one = 1 - torch.finfo(noise.dtype).eps / 2
-    return noise.neg_().expm1_().neg_().clamp_(max=largest_below_one)
+    noise = _wide_exponential(size, dtype, device, generator)
+    noise = _rounded(noise.neg_().expm1_().neg_(), dtype)
+    return noise.clamp_(max=1 - torch.finfo(noise.dtype).eps / 2)
 
 
 def gumbel_noise(
@@ -88,7 +84,8 @@ def gumbel_noise(
     >>> bool(gumbel_noise(1000, dtype=torch.bfloat16).isfinite().all())
     True
     """
-    return exponential_noise(size, dtype=dtype, device=device, generator=generator).log_().neg_()
+    noise = _wide_exponential(size, dtype, device, generator)
+    return noise.log_().neg_().to(dtype or noise.dtype)
 
 
 def logistic_noise(
@@ -107,5 +104,35 @@ def logistic_noise(
     >>> bool(logistic_noise(1000).isfinite().all())
     True
     """
-    first = gumbel_noise(size, dtype=dtype, device=device, generator=generator)
-    return first.sub_(gumbel_noise(size, dtype=dtype, device=device, generator=generator))
+    noise = _wide_exponential(size, dtype, device, generator).log_()
+    noise = noise.sub_(_wide_exponential(size, dtype, device, generator).log_())
+    return noise.to(dtype or noise.dtype)
+
+
+def _wide_exponential(
+    size: int | Sequence[int],
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Exponential noise in `dtype`, or in float32 where that is wider; never 0."""
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"noise needs a floating-point dtype, got {dtype!r}")
+    size = (size,) if isinstance(size, int) else tuple(size)
+    if any(not isinstance(length, int) or isinstance(length, bool) for length in size):
+        raise TypeError(f"size must be an int or a sequence of ints, got {size!r}")
+    if any(length < 0 for length in size):
+        raise ValueError(f"size must not be negative, got {size}")
+    wide = torch.promote_types(dtype, torch.float32)
+    noise = torch.empty(size, dtype=wide, device=device).exponential_(generator=generator)
+    # Not seen to be 0 on CPU or CUDA, but not promised by torch either; the clamp costs little.
+    return noise.clamp_(min=torch.finfo(wide).tiny)
+
+
+def _rounded(positive: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """`positive` in `dtype`; what would round to 0 becomes the smallest number above it."""
+    if dtype is None or dtype == positive.dtype:
+        return positive
+    limits = torch.finfo(dtype)
+    return positive.to(dtype).clamp_(min=limits.tiny * limits.eps)
