@@ -26,7 +26,8 @@ __all__ = ["TryYourOwnF", "try_your_own_f"]
 _REPLICATES = 2000
 _ADVICE = (
     "<p style='line-height:1.4;margin:0'>A Python expression in z, with torch and math; it runs in "
-    "your own kernel. Try <code>z**2 + 10</code>, <code>torch.sin(5 * z)</code>, <code>(z > 0).float()</code>.</p>"
+    "your own kernel. Try <code>z**2 + 10</code>, <code>torch.sin(5 * z)</code>, "
+    "<code>(z &gt; 0).float()</code>.</p>"
 )
 _STILL = "Still picture. Run this cell in Jupyter or Colab to type an f of your own."
 
@@ -97,9 +98,7 @@ class TryYourOwnF:
         self.sigma = labelled(
             slider, "standard deviation σ", value=sigma, min=0.1, max=3, step=0.05
         )
-        self.num_samples = labelled(
-            whole, "samples per estimate K", value=num_samples, min=1, max=64
-        )
+        self.num_samples = labelled(whole, "number of samples K", value=num_samples, min=1, max=64)
         self._picture, self._words = widgets.HTML(), widgets.HTML()
         controls = [self.f, self.mu, self.sigma, self.num_samples]
         for control in controls:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from nbclient import NotebookClient
 from PIL import Image
-from reparam.live import try_your_own_f
 from torch.distributions import Normal
+
+from reparam.live import try_your_own_f
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+
 from reparam.quiz import check, quiz, vote
 
 KINDS = {"choice", "number", "predict-output", "repair-line"}
