@@ -430,8 +430,7 @@ async def _run_all(paths, root, everything, jobs):
     from tqdm import tqdm
 
     gpu, ground_digest = _wants_gpu(), ground(root)
-    stamps, status = _load(root / STAMPS), _load(root / STATUS_DATA)
-    faults, todo, done = [], [], 0
+    stamps, faults, todo, records = _load(root / STAMPS), [], [], {}
     for path in paths:
         name = shown(path, root)
         try:
@@ -461,7 +460,6 @@ async def _run_all(paths, root, everything, jobs):
         kernel_environment()
 
         async def one(path, name, old):
-            nonlocal done
             async with slots:
                 nb, begun = copy.deepcopy(old), time.monotonic()
                 try:
@@ -477,10 +475,10 @@ async def _run_all(paths, root, everything, jobs):
                 faults.append(f"{name}: edited while it ran, left as it is; run it again")
                 return
             write(path, dumps(nb))
-            stamps[name] = digest(nb, ground_digest, gpu)
-            status[name] = _record(nb, seconds, gpu)
-            _dump(root / STAMPS, stamps)
-            done += 1
+            # Read again: another run may have written its own notebooks meanwhile.
+            stamp = digest(nb, ground_digest, gpu)
+            _dump(root / STAMPS, _load(root / STAMPS) | {name: stamp})
+            records[name] = _record(nb, seconds, gpu)
             tqdm.write(f"{name}: {seconds:.1f} s", file=sys.stderr)
 
         def shown_now(path):
@@ -490,7 +488,8 @@ async def _run_all(paths, root, everything, jobs):
                 return None
 
         await asyncio.gather(*(one(*job) for job in todo))
-    if done:
+    if records:
+        status = _load(root / STATUS_DATA) | records
         present = {shown(p, root) for p in notebook_paths(root)}
         status = {name: record for name, record in status.items() if name in present}
         _dump(root / STATUS_DATA, status)
