@@ -18,7 +18,6 @@ const model = {
 get: (key) => state[key],
 set(key, value) { state[key] = value; (listeners["change:" + key] || []).forEach((f) => f()); },
 on(event, f) { (listeners[event] = listeners[event] || []).push(f); },
-off(event, f) { listeners[event] = (listeners[event] || []).filter((g) => g !== f); },
 save_changes() {},
 };
 const widget = (() => {

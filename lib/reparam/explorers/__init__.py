@@ -14,7 +14,6 @@ True
 import base64
 import html
 import math
-import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from reparam._embed import embed
 __all__ = ["Explorer", "fresh_noise", "fresh_or_frozen", "mu_sigma_epsilon"]
 
 _FOLDER = Path(__file__).parent
-# What a data address inside an attribute in double quotes need not escape.
-_SVG = " <>/:;=,()'!-{}*@|"
+# What a data address inside an attribute in double quotes must escape.
+_ESCAPES = str.maketrans({"%": "%25", "#": "%23", '"': "%22", "&": "%26"})
 # Fresh draws from this number on are the twenty other seeds of `fresh_or_frozen`.
 _OTHERS = 2_000_000
 
@@ -62,7 +61,7 @@ class Explorer:
     def _repr_html_(self) -> str:
         # An <img>, because what strips SVG out of HTML (GitHub does) would leave its tick labels
         # behind as loose text.
-        picture = "data:image/svg+xml," + urllib.parse.quote(self.still, safe=_SVG)
+        picture = "data:image/svg+xml," + self.still.strip().translate(_ESCAPES)
         alt = html.escape(self.claim)
         fallback = (
             f'<figure style="margin:0"><img src="{picture}" alt="{alt}" style="max-width:100%">'

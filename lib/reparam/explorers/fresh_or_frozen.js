@@ -68,9 +68,10 @@ function model(state) {
 }
 
 function layout({ width, font, room }, { open }) {
-  const narrow = width < 480;
+  const total = room || 430;
+  const narrow = width < 34 * font;
   const plot = { left: font * 2.2, right: width - 12, top: font * 1.8 };
-  plot.bottom = plot.top + clamp(width * 0.55, 190, open ? room * 0.5 : room * 0.72);
+  plot.bottom = plot.top + clamp(width * 0.55, 190, total * (open ? 0.5 : 0.72));
   const strip = { top: plot.bottom + font * 5.2, row: font * 3.4 };
   const reach = Math.asinh(2500);
   return {

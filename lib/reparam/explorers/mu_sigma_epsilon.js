@@ -32,21 +32,22 @@ function model(state) {
 }
 
 function layout({ width, font, room }, view) {
-  const narrow = width < 480;
+  const narrow = width < 34 * font;
   const f = narrow ? Math.min(font, 13) : font;
   const [left, right] = [f * 1.8, width - f * 1.2];
+  const gradient = view.state.part === "gradient";
+  const total = room || (gradient ? 610 : 470);
+  const free = Math.max(230, total - f * (gradient ? 14.4 : 10.4) - 64);
   const top = f * 3.4;
-  const strings = clamp(room * 0.26, 90, 240);
-  const rail = top + strings;
+  const rail = top + free * (gradient ? 0.28 : 0.42);
   const grips = rail + f * 1.6 + 30;
   const under = grips + 34 + f * 2.6;
-  const panel = clamp(room * 0.34, 120, 260);
-  const part = view.state.part;
-  const second = under + panel * 0.8 + f * 4;
+  const panel = free * (gradient ? 0.36 : 0.58);
+  const second = under + panel + f * 4;
+  const bottom = gradient ? second + panel : under + panel;
   return {
     font: f, narrow, left, right, top, rail, grips, under, panel, second,
-    bottom: part === "gradient" ? second + panel * 0.8 : under + panel,
-    height: (part === "gradient" ? second + panel * 0.8 : under + panel) + f * 2.8,
+    bottom, height: bottom + f * 2.8,
     x: scale(-EDGE, EDGE, left, right), z: scale(left, right, -EDGE, EDGE),
   };
 }
@@ -77,20 +78,22 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
   eps.forEach((e, i) => out.push(dot(i === nearest ? "green" : "red", x(z[i]), rail, 4)));
   out.push(text(x(eps[nearest]), top - font * 0.8, `ε = ${fix(eps[nearest], 2)}`, "middle", "halo"));
   out.push(text(x(mu) - 16, grips - 14 + 5, "μ", "end", "halo bold"));
-  out.push(line("red thick", x(mu), grips + 30, x(mu + sigma), grips + 30), text(x(mu + sigma) + 16, grips + 35, `σ = ${fix(sigma, 2)}`, "start", "halo bold"));
+  out.push(line("red thick", x(mu), grips + 30, x(mu + sigma), grips + 30), 
+    x(mu + sigma) + font * 6 > right ? text(x(mu) - 8, grips + 35, `σ = ${fix(sigma, 2)}`, "end", "halo bold")
+      : text(x(mu + sigma) + 16, grips + 35, `σ = ${fix(sigma, 2)}`, "start", "halo bold"));
   const hint = !state.guess ? "Predict first." : state.seen === "no" ? narrow ? "Drag to σ = 2 \u2192" : "Drag the square to σ = 2 \u2192" : "";
-  if (hint) out.push(text(x(mu) - 10, grips + 35, hint, "end", "halo bold"));
+  if (hint) out.push(mu > 0 ? text(left, grips - 9, hint, "start", "bold") : text(right, grips - 9, hint, "end", "bold"));
 
   if (state.part === "samples") {
-    const tall = 10;
+    const peak = (24 * BIN) / (sigma * Math.sqrt(2 * Math.PI));
+    const tall = Math.max(peak, ...view.counts) > 10 ? 20 : 10;
     const y = scale(0, tall, under + panel, under + font * 0.6);
     out.push(text(0, under - font * 0.4, narrow ? "samples per 0.5 of z; dashed: expected" : "samples per 0.5 of z; dashed: how many the density N(μ, σ²) expects"));
     view.counts.forEach((c, i) => {
-      if (c) out.push(`<path class="bar" d="M${at(x(i * BIN - EDGE))} ${at(y(0))}V${at(y(Math.min(c, tall)))}h${at(x(BIN) - x(0))}V${at(y(0))}Z"/>`);
+      if (c) out.push(`<path class="bar" d="M${at(x(i * BIN - EDGE))} ${at(y(0))}V${at(y(c))}h${at(x(BIN) - x(0))}V${at(y(0))}Z"/>`);
     });
-    for (const t of [0, 5, 10]) out.push(text(left - 6, y(t) + 4, t, "end", "mute"));
-    const expected = (v) => (24 * BIN * Math.exp(-0.5 * ((v - mu) / sigma) ** 2)) / (sigma * Math.sqrt(2 * Math.PI));
-    out.push(path("truth", range(57).map((i) => i / 4 - EDGE).filter((v) => expected(v) <= tall).map((v) => [x(v), y(expected(v))])));
+    for (const t of [0, tall / 2, tall]) out.push(text(left - 6, y(t) + 4, t, "end", "mute"));
+    out.push(path("truth", range(57).map((i) => i / 4 - EDGE).map((v) => [x(v), y(peak * Math.exp(-0.5 * ((v - mu) / sigma) ** 2))])));
     axis(bottom, "");
     return out.join("");
   }
@@ -106,7 +109,7 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
     axis(bottom, "z");
     return out.join("");
   }
-  const floor = under + panel * 0.8;
+  const floor = under + panel;
   const most = Math.max(...view.values.map((v, i) => v + Math.max(0, 0.3 * view.terms[i])));
   const high = state.f === "sine" ? 1.2 : [4, 9, 16, 25, 49, 81].find((b) => b >= most);
   const y = scale(state.f === "sine" ? -1.2 : 0, high, floor, under + font * 0.6);

@@ -83,13 +83,13 @@ border:1px solid var(--line);border-radius:6px;cursor:pointer}
 button[aria-pressed=true]{background:var(--ink);color:var(--paper)}
 :focus-visible,.handle:focus-visible .ring{outline:3px solid var(--blue);outline-offset:2px}
 .handle:focus{outline:none}.handle:focus-visible .ring{stroke:var(--blue);stroke-width:4}
-.handle{cursor:grab;touch-action:none}.handle:active{cursor:grabbing}
+.handle{cursor:grab}.handle *{touch-action:none}.handle:active{cursor:grabbing}
 .handle.off{cursor:not-allowed}
 .row{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center;margin:8px 0}
 .row>.label{flex:0 0 10.5em}
 .narrow .row>.label{flex-basis:100%;margin-bottom:-6px}
 .row input{flex:1 1 90px;min-width:60px;height:32px;margin:0;accent-color:var(--blue)}
-output{min-width:4.5em;font-variant-numeric:tabular-nums}
+.out{min-width:4.5em;font-variant-numeric:tabular-nums}
 .status{border-left:4px solid var(--blue);padding-left:8px;min-height:1.45em}
 .goal{border-left:4px solid var(--green);padding-left:8px}
 .small,.tools{font-size:.9em}
@@ -103,8 +103,8 @@ th,td{padding:2px 10px 2px 0;text-align:right;border-bottom:1px solid var(--grid
 dialog{border:0;padding:0;margin:0;width:100vw;height:100vh;max-width:none;max-height:none;background:none}
 dialog .x{max-width:none;min-height:100%;border:0;border-radius:0;padding:20px;font-size:20px}
 @media(min-width:1000px){dialog .x{display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr);
-gap:0 32px;align-content:start}dialog .title{font-size:1.3em;grid-column:1/3}}
-@media print{.tools,.row{display:none}}
+gap:0 32px;align-content:start}dialog .x>*{grid-column:2}dialog .x>.title{grid-column:1/3}
+dialog .x>.figure{grid-column:1;grid-row:2/99}}
 `;
 
 const make = (tag, properties = {}, ...children) => {
@@ -195,7 +195,7 @@ function explore(spec, { model, el }) {
     }
     const words = label.textContent;
     const input = make("input", { type: "range", min: field.min, max: field.max, step: field.step, data: { "aria-label": words } });
-    const out = make("output");
+    const out = make("span", { className: "out", data: { "aria-hidden": "true" } });
     const nudge = (sign, sigil, how) => {
       const button = make("button", { textContent: sigil, data: { "aria-label": `${words}: ${how}` } });
       button.onclick = () => { set(control.key, state[control.key] + sign * (control.nudge || field.step)); settle(); };
@@ -245,6 +245,8 @@ function explore(spec, { model, el }) {
       g.setPointerCapture(event.pointerId);
       held = event.clientX - grips.get(h.key).x;
     };
+    // Scrolling must not take the gesture over; `touch-action` alone does not reach inside an SVG.
+    g.addEventListener("touchstart", (event) => { if (state.guess) event.preventDefault(); }, { passive: false });
     g.onpointermove = (event) => {
       if (held !== null) set(h.key, grips.get(h.key).value(event.clientX - held));
     };
@@ -264,7 +266,7 @@ function explore(spec, { model, el }) {
     view = spec.model(state);
     const font = dialog.open ? 18 : 14;
     box.classList.toggle("narrow", width < 480);
-    layout = spec.layout({ width, font, room: dialog.open ? Math.max(300, innerHeight - 150) : 430 }, view);
+    layout = spec.layout({ width, font, room: dialog.open && innerHeight - 90 }, view);
     svg.setAttribute("width", width);
     svg.setAttribute("height", layout.height);
     svg.setAttribute("viewBox", `0 0 ${width} ${layout.height}`);

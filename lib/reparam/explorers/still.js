@@ -1,7 +1,7 @@
 // The still picture of an explorer, as SVG text: only for the build, never in a page.
 function still(spec, start) {
   const state = { ...start, ...spec.stillState };
-  const size = { width: 620, font: 14, room: 330 };
+  const size = { width: 620, font: 14, room: 380 };
   const view = spec.model(state);
   const layout = spec.layout(size, view);
   const words = state.claim.split(" ").reduce((lines, word) => {
@@ -19,7 +19,8 @@ function still(spec, start) {
     `viewBox="0 0 640 ${height}" font-size="14"><style>svg{${LIGHT};${HUES}}` +
     `STYLE</style><rect width="640" height="${height}" fill="#fff"/>` +
     `${heading}<g transform="translate(10 ${top})">${spec.draw(view, layout)}${handles}</g></svg>\n`;
-  return short(svg).replace("STYLE", MARKS.trim().split("\n").filter(used(svg)).join(""));
+  const picture = short(svg);
+  return picture.replace("STYLE", MARKS.trim().split("\n").filter(used(svg)).join(""));
 }
 
 // Rules for classes that the picture has, and rules for no class.

@@ -1,0 +1,503 @@
+"""The explorers in a real browser, on pages that hold nothing else."""
+
+import html
+import statistics
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+from reparam.explorers import fresh_or_frozen, mu_sigma_epsilon
+from reparam.explorers.build import run_javascript
+
+EXPLORERS = {"fresh_or_frozen": fresh_or_frozen, "mu_sigma_epsilon": mu_sigma_epsilon}
+GUESS = {"fresh_or_frozen": "At another height", "mu_sigma_epsilon": "The one with ε nearest 0"}
+# A state in which everything is on show.
+ALL = {
+    "fresh_or_frozen": "#fresh-or-frozen:guess=other&noise=frozen&fresh=KLMLK&frozen=KLMLK"
+    "&slopes=shown",
+    "mu_sigma_epsilon": "#mu-sigma-epsilon:guess=zero&seen=yes&sigma=2&part=gradient",
+}
+ARROWS = "#mu-sigma-epsilon:guess=zero&seen=yes&sigma=2&part=arrows&wrt=mu"
+
+
+def page_of(*bodies, attributes="", body=""):
+    return (
+        f'<!doctype html><html lang="en" {attributes}><meta charset="utf-8"><title>Page</title>'
+        '<meta name="viewport" content="width=device-width">'
+        f'<body {body}><main><h1>Page</h1>{"<p>Text.</p>".join(bodies)}</main></body></html>'
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built():
+    """These pages are made here: no built book is needed."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explorers")
+    outputs = {name: make()._repr_html_() for name, make in EXPLORERS.items()}
+    pages = {name: page_of(output) for name, output in outputs.items()}
+    pages["both"] = page_of(*outputs.values())
+    pages["twice"] = page_of(outputs["mu_sigma_epsilon"], outputs["mu_sigma_epsilon"])
+    # As in Colab: each output in a frame of its own, without the page's address or storage.
+    inner = html.escape(pages["mu_sigma_epsilon"])
+    pages["framed"] = page_of(
+        f'<iframe sandbox="allow-scripts" width="700" height="1200" title="output" srcdoc="{inner}">'
+        "</iframe>"
+    )
+    for name, text in pages.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def opened(browser, files):
+    """Open a page; afterwards, no error and no request may have been seen on it."""
+    contexts, problems = [], []
+
+    def opened(name, hash="", **options):
+        context = browser.new_context(**({"viewport": {"width": 800, "height": 900}} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda m: m.type == "error" and problems.append(m.text))
+        page.on(
+            "request",
+            lambda r: r.url.startswith(("file:", "data:")) or problems.append(f"asked for {r.url}"),
+        )
+        page.goto((files / f"{name}.html").as_uri() + hash)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def handle(page, label):
+    return page.locator(f'.handle[aria-label="{label}"]')
+
+
+def center(locator):
+    box = locator.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def drag(page, label, *steps, release=True):
+    x, y = center(handle(page, label))
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in steps:
+        page.mouse.move(x + step, y, steps=10)
+    if release:
+        page.mouse.up()
+
+
+def marks(page):
+    """The red dots drawn so far, without the one that is dragged."""
+    return page.locator("svg > g[aria-hidden] circle.red").evaluate_all(
+        "dots => dots.map(d => [d.getAttribute('cx'), d.getAttribute('cy')])"
+    )
+
+
+def status(page):
+    return page.get_by_role("status")
+
+
+# One explorer's story, by mouse.
+
+
+def test_fresh_dots_disagree_and_the_frozen_curve_retraces_itself(opened):
+    page = opened("fresh_or_frozen")
+    assert page.get_by_role("button", name="Frozen").count() == 0  # nothing to play with yet
+    drag(page, "Mean μ", 150)
+    assert marks(page) == marks(page) and len(marks(page)) == 2  # the legend's dot and visit one
+    page.get_by_role("button", name="At another height").click()
+    expect(page.get_by_text("Drag the dot right and back")).to_be_visible()
+    drag(page, "Mean μ", 150, 0)
+    expect(page.get_by_text("Your guess: at another height.")).to_be_visible()
+    first, second = page.locator(".guess").inner_text().split(": ")[-1].rstrip(".").split(", ")
+    assert first != second
+    expect(status(page)).to_contain_text(f"2 visits, 2 heights: {first}, {second}")
+
+    page.get_by_role("button", name="Frozen").click()
+    expect(page.get_by_text("Drag the square right and back")).to_be_visible()
+    before = page.locator(".handle").get_attribute("aria-valuetext")
+    assert page.locator("path.faint").count() == 0
+    drag(page, "Mean μ", 150, 0)
+    assert page.locator(".handle").get_attribute("aria-valuetext") == before
+    assert page.locator("path.faint").count() == 20
+    expect(page.get_by_text("its tangent: slope")).to_be_visible()
+    expect(page.get_by_text("What was to be found.")).to_be_visible()
+
+    page.get_by_role("button", name="Measure with a step h").click()
+    expect(page.get_by_text("Not yet.")).to_be_visible()
+    for preset, deviation in (("0.001", "433"), ("0.01", "43.3"), ("h = 0.1", "4.33")):
+        page.get_by_role("button", name=preset, exact=True).click()
+        expect(status(page)).to_contain_text(f"{deviation} with fresh noise, 0.250 with frozen")
+    more = page.get_by_role("button", name="Step h: more")
+    for _ in range(15):
+        more.click()
+    expect(page.locator(".goal")).to_contain_text("Reached.")
+    expect(status(page)).to_contain_text("The goal is reached.")
+    expect(page.locator(".guess")).to_contain_text("Your guess: at another height.")
+
+
+def test_stretching_sigma_fans_the_strings(opened):
+    page = opened("mu_sigma_epsilon")
+    page.get_by_role("button", name=GUESS["mu_sigma_epsilon"]).click()
+    ends = "line => [line.getAttribute('x1'), line.getAttribute('x2')].map(Number)"
+    middle = page.locator("line.green").first
+    assert len(set(middle.evaluate(ends))) == 1
+    left, right = (
+        page.get_by_text(digit, exact=True).first.evaluate("t => Number(t.getAttribute('x'))")
+        for digit in ("0", "2")
+    )
+    drag(page, "Standard deviation σ", (right - left) / 2)
+    start, end = middle.evaluate(ends)
+    assert abs(start - end) < 3
+    expect(page.locator(".guess")).to_contain_text("ε = 0.04 moves its z by 0.04")
+    expect(status(page)).to_contain_text("σ = 2.00")
+    page.get_by_role("button", name="∂z").click()
+    page.get_by_role("button", name="μ", exact=True).click()
+    expect(status(page)).to_have_text("μ = 0.00, σ = 2.00: every ∂z/∂μ is 1.")
+    page.get_by_role("button", name="σ", exact=True).click()
+    expect(status(page)).to_contain_text("∂z/∂σ is ε, from −1.59 to 2.12")
+    page.get_by_role("button", name="× f′(z)").click()
+    page.get_by_role("button", name="sin z").click()
+    expect(status(page)).to_contain_text("f = sin z")
+    page.get_by_role("button", name="z²", exact=True).click()
+    expect(page.get_by_text("Not yet.")).to_be_visible()
+    for label, key in (("Mean μ", "End"), ("Standard deviation σ", "Home")):
+        handle(page, label).focus()
+        page.keyboard.press(key)
+    expect(page.locator(".goal")).to_contain_text("Reached.")
+
+
+# What every explorer must do.
+
+
+def test_status_waits_for_the_end_of_the_gesture(opened):
+    page = opened("mu_sigma_epsilon")
+    page.get_by_role("button", name=GUESS["mu_sigma_epsilon"]).click()
+    before, address = status(page).inner_text(), page.url
+    drag(page, "Mean μ", 40, release=False)
+    assert status(page).inner_text() == before and page.url == address
+    page.mouse.up()
+    expect(status(page)).not_to_have_text(before)
+    assert page.url != address
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_by_keyboard_alone(opened, name):
+    page = opened(name)
+    page.keyboard.press("Tab")
+    while page.evaluate("document.activeElement.shadowRoot?.activeElement?.textContent") != (
+        GUESS[name]
+    ):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    grip = handle(page, "Mean μ")
+    expect(grip).to_be_focused()  # the answers are gone: focus moves to what comes next
+    start = float(grip.get_attribute("aria-valuenow"))
+    for key, by in (("ArrowRight", 0.05), ("PageUp", 0.25), ("ArrowLeft", -0.05)):
+        page.keyboard.press(key)
+        start += by
+        assert float(grip.get_attribute("aria-valuenow")) == pytest.approx(start)
+    for key, end in (("Home", "aria-valuemin"), ("End", "aria-valuemax")):
+        page.keyboard.press(key)
+        assert grip.get_attribute("aria-valuenow") == grip.get_attribute(end)
+    expect(status(page)).to_contain_text("μ = 2.00")
+    page.get_by_role("slider", name="Mean μ").last.focus()
+    page.keyboard.press("ArrowLeft")
+    assert float(grip.get_attribute("aria-valuenow")) == pytest.approx(1.95)
+    ring = page.evaluate(
+        "getComputedStyle(document.querySelector('[data-explorer]').shadowRoot.activeElement)"
+        ".outlineStyle"
+    )
+    assert ring == "solid"
+
+
+def test_by_touch_and_by_single_taps(opened):
+    page = opened(
+        "mu_sigma_epsilon", viewport={"width": 360, "height": 780}, has_touch=True, is_mobile=True
+    )
+    page.get_by_role("button", name=GUESS["mu_sigma_epsilon"]).tap()
+    grip = handle(page, "Mean μ")
+    grip.scroll_into_view_if_needed()
+    x, y = center(grip)
+    touch = page.context.new_cdp_session(page)
+    scrolled = page.evaluate("scrollY")
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for i in range(1, 9):
+        point = {"x": x + 5 * i, "y": y + 8 * i}
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert float(grip.get_attribute("aria-valuenow")) > 1
+    assert page.evaluate("scrollY") == scrolled
+    page.get_by_role("button", name="Mean μ: less").tap()
+    page.get_by_role("button", name="Standard deviation σ: more").tap()
+    expect(status(page)).to_contain_text("σ = 1.05")
+    assert page.locator("svg").first.evaluate("e => getComputedStyle(e).touchAction") == "auto"
+
+
+def test_draws_keep_their_identity(opened):
+    page = opened("fresh_or_frozen")
+    page.get_by_role("button", name=GUESS["fresh_or_frozen"]).click()
+    drag(page, "Mean μ", 100, 0)
+    story = page.locator(".guess").inner_text()
+    page.locator("summary").click()
+    table = page.locator("table").inner_text()
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.wait_for_function("document.querySelector('[data-explorer]').shadowRoot"
+                           ".querySelector('svg').getAttribute('width') < 400")  # fmt: skip
+    assert page.locator(".guess").inner_text() == story
+    assert page.locator("table").inner_text() == table
+    visits = page.url.partition("fresh=")[2]
+    page.get_by_role("button", name="Reset").click()
+    assert "fresh=" not in page.url
+    page.get_by_role("button", name=GUESS["fresh_or_frozen"]).click()
+    more, less = (page.get_by_role("button", name=f"Mean μ: {how}") for how in ("more", "less"))
+    for one, other in zip(visits, visits[1:], strict=False):
+        (more if other > one else less).click()
+    if page.url.partition("fresh=")[2] == visits:  # the mouse may have skipped a place
+        assert page.locator(".guess").inner_text() == story
+
+
+def test_reset_tells_the_same_story_again(opened):
+    page = opened("fresh_or_frozen")
+    stories = []
+    for _ in range(2):
+        page.get_by_role("button", name=GUESS["fresh_or_frozen"]).click()
+        for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft"):
+            page.keyboard.press(key)
+        expect(status(page)).to_contain_text("2 visits")
+        stories.append((status(page).inner_text(), marks(page)))
+        page.get_by_role("button", name="Reset").click()
+    assert stories[0] == stories[1]
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_a_link_brings_the_state_back(opened, name):
+    page = opened(name, ALL[name])
+    expect(page.locator(".guess")).to_be_visible()
+    shown = [status(page).inner_text(), page.locator("svg").inner_html()]
+    page.get_by_role("button", name="Mean μ: more").click()
+    assert status(page).inner_text() != shown[0]
+    again = opened(name, "#" + page.url.partition("#")[2])
+    assert status(again).inner_text() == status(page).inner_text()
+    assert again.locator("svg").inner_html() == page.locator("svg").inner_html()
+    # Another link, on the same page.
+    page.evaluate("hash => { location.hash = hash }", ALL[name])
+    expect(status(page)).to_have_text(shown[0])
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "", "x", "9", "-9", "<b>"])
+def test_a_broken_link_does_no_harm(opened, value):
+    page = opened("fresh_or_frozen", f"#fresh-or-frozen:mu={value}&guess=zzz&fresh=!&what=1;;:")
+    now = float(handle(page, "Mean μ").get_attribute("aria-valuenow"))
+    assert now == {"9": 2, "-9": 0}.get(value, 1)
+
+
+def test_copied_link(opened):
+    page = opened("mu_sigma_epsilon", ALL["mu_sigma_epsilon"], permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy link to this state").click()
+    expect(status(page)).to_contain_text("clipboard")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert link.startswith("file:")
+    assert link.endswith(ALL["mu_sigma_epsilon"])
+
+
+def test_two_explorers_and_twins_do_not_clash(opened):
+    page = opened("both")
+    for name in EXPLORERS:
+        page.get_by_role("button", name=GUESS[name]).click()
+    assert "fresh-or-frozen:guess=other" in page.url
+    assert "mu-sigma-epsilon:guess=zero" in page.url
+    page = opened("twice")
+    page.get_by_role("button", name="All move alike").nth(1).click()
+    assert page.url.endswith("#mu-sigma-epsilon-2:guess=same")
+    assert page.get_by_role("button", name="All move alike").count() == 1
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_alone_in_the_window_for_a_lecture(opened, name):
+    link = ALL[name].replace(":", ":present&")
+    page = opened(name, link, viewport={"width": 1280, "height": 720})
+    assert page.get_by_role("dialog").bounding_box()["width"] == 1280
+    assert page.locator("dialog").evaluate("e => e.matches(':modal')")  # all else is inert
+    figure = page.locator("svg").bounding_box()
+    assert figure["y"] + figure["height"] <= 720, "the figure must fit a projector"
+    sizes = page.locator("svg text").evaluate_all("a => a.map(t => parseFloat(getComputedStyle(t).fontSize))")
+    assert min(sizes) >= 18
+    assert "present" in page.url
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert "present" not in page.url
+    expect(page.get_by_role("button", name="Present")).to_be_focused()
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_width(opened, name, width):
+    page = opened(name, viewport={"width": width, "height": 800})
+    for hash in ("", ARROWS, ALL[name]):
+        page.evaluate("hash => { location.hash = hash }", hash)
+        page.wait_for_timeout(50)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        texts = page.locator("svg text").evaluate_all(
+            """all => all.map(t => [t.textContent, parseFloat(getComputedStyle(t).fontSize),
+            t.getBoundingClientRect().left, t.getBoundingClientRect().right])"""
+        )
+        for words, size, left, right in texts:
+            assert size >= 12, words
+            assert left >= 0 and right <= width, f"{words!r} leaves the window"
+        targets = page.locator("button:visible, .handle, input:visible, summary").evaluate_all(
+            "all => all.map(e => [e.textContent || e.type, e.getBoundingClientRect().toJSON()])"
+        )
+        for what, box in targets:
+            assert min(box["width"], box["height"]) >= 24, what
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_axe_finds_nothing(opened, name, theme, width):
+    page = opened(name, viewport={"width": width, "height": 900}, color_scheme=theme)
+    for hash in ("", ALL[name], ALL[name].replace(":", ":present&")):
+        page.evaluate("hash => { location.hash = hash }", hash)
+        page.wait_for_timeout(50)
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+def paper(page):
+    return page.locator("section.x").evaluate("e => getComputedStyle(e).backgroundColor")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "body"),
+    [
+        ('data-theme="{}"', ""),
+        ('theme="{}"', ""),
+        ("", 'class="vscode-{}"'),
+        ("", 'data-jp-theme-light="{is_light}"'),
+    ],
+    ids=["Sphinx", "Colab", "VS Code", "JupyterLab"],
+)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_hosts_theme_wins_over_the_systems(browser, attributes, body, theme):
+    names = {"is_light": str(theme == "light").lower()}
+    other = {"light": "dark", "dark": "light"}[theme]
+    page = browser.new_page(color_scheme=other)
+    page.set_content(
+        page_of(
+            mu_sigma_epsilon()._repr_html_(),
+            attributes=attributes.format(theme, **names),
+            body=body.format(theme, **names),
+        )
+    )
+    assert paper(page) == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 18, 18)"}[theme]
+    page.close()
+
+
+def test_theme_follows_a_switch(opened):
+    page = opened("mu_sigma_epsilon")
+    for theme, color in (("dark", "rgb(18, 18, 18)"), ("light", "rgb(255, 255, 255)")):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        page.wait_for_timeout(20)
+        assert paper(page) == color
+
+
+def test_marks_stand_out_from_the_paper(opened):
+    """Marks at 3:1 and words at 4.5:1 in both themes; axe looks at neither SVG marks nor text."""
+    for theme in ("light", "dark"):
+        page = opened("mu_sigma_epsilon", color_scheme=theme)
+        colors = page.locator("section.x").evaluate(
+            """e => Object.fromEntries(["paper", "ink", "mute", "line", "faint", "blue", "red",
+            "green"].map(n => [n, getComputedStyle(e).getPropertyValue("--" + n).trim()]))"""
+        )
+        for name, wanted in {"ink": 4.5, "mute": 4.5, "line": 3, "faint": 3, "blue": 3, "red": 3,
+                             "green": 3}.items():  # fmt: skip
+            assert contrast(colors[name], colors["paper"]) >= wanted, (theme, name)
+
+
+def contrast(one, other):
+    def luminance(color):
+        digits = color.lstrip("#")
+        digits = "".join(d * 2 for d in digits) if len(digits) == 3 else digits
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_in_a_frame_without_an_address(opened):
+    page = opened("framed")
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("button", name=GUESS["mu_sigma_epsilon"]).click()
+    frame.get_by_role("button", name="Mean μ: more").click()
+    expect(frame.get_by_role("status")).to_contain_text("μ = 0.05")
+    for dead in ("Copy link to this state", "Present"):
+        assert frame.get_by_role("button", name=dead).count() == 0
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_without_scripts_the_still_stands_in(opened, name):
+    page = opened(name, java_script_enabled=False)
+    claim = EXPLORERS[name]().claim
+    picture = page.get_by_role("img", name=claim)
+    expect(picture).to_be_visible()
+    assert picture.bounding_box()["height"] > 200
+    assert page.get_by_role("button").count() == 0
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_no_motion_unasked(opened, name):
+    page = opened(name, ALL[name])
+    before = page.screenshot()
+    page.wait_for_timeout(400)
+    assert page.screenshot() == before
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_the_table_shows_the_models_numbers(opened, name):
+    page = opened(name, ALL[name])
+    page.locator("summary").click()
+    explorer = EXPLORERS[name]()
+    for pair in ALL[name].partition(":")[2].split("&"):
+        key, value = pair.split("=")
+        old = explorer.state[key]
+        explorer.state[key] = value if isinstance(old, str) else type(old)(value)
+    table = run_javascript(explorer, "widget.spec.table(widget.spec.model(state))")
+    cells = page.locator("td").all_inner_texts()
+    assert cells == [str(cell) for row in table["rows"] for cell in row]
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_from_input_to_redrawn_frame(opened, name, record_property):
+    """From a pointer's move to the end of the frame that shows it: under 16 ms at the median."""
+    page = opened(name, ALL[name])
+    page.evaluate(
+        """() => {
+            window.took = [];
+            addEventListener("pointermove", (event) => requestAnimationFrame(() => {
+                const channel = new MessageChannel();
+                channel.port1.onmessage = () => took.push(performance.now() - event.timeStamp);
+                channel.port2.postMessage(0);
+            }), true);
+        }"""
+    )
+    medians = []
+    for _ in range(3):  # another program's load only ever adds
+        drag(page, "Mean μ", 60, -60, 60, -60, 0)
+        page.wait_for_timeout(100)
+        took = page.evaluate("took.splice(0)")
+        assert len(took) >= 40
+        medians.append(statistics.median(took))
+    print(f"{name}: medians {', '.join(f'{m:.1f}' for m in medians)} ms")
+    record_property("median_ms", min(medians))
+    assert min(medians) < 16
