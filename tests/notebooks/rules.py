@@ -790,13 +790,20 @@ def _nudged(number, step):
 
 
 def power(page):
-    """(caught, tried): how many wrong last digits in the prose's numbers the rule notices."""
+    """(caught, tried): how many wrong last digits in the prose's numbers the rule notices.
+
+    A number said several times in a cell counts once. One that is listed as given and said once is
+    noticed always: its entry is then left over.
+    """
     caught = tried = 0
-    for claim in claims(page):
-        if not claim.number.power:
-            for step in (1, 9):
-                tried += 1
-                caught += not claim.holds(_nudged(claim.number, step))
+    found = [claim for claim in claims(page) if not claim.number.power]
+    said = Counter((claim.index, claim.number.text) for claim in found)
+    for claim in {(claim.index, claim.number.text): claim for claim in found}.values():
+        once = said[claim.index, claim.number.text] == 1
+        left_over = once and _key(claim.number.text) in claim.given
+        for step in (1, 9):
+            tried += 1
+            caught += left_over or not claim.holds(_nudged(claim.number, step))
     return caught, tried
 
 
