@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 from torch.distributions import Normal
@@ -51,6 +52,31 @@ def test_false_alarms():
     for seed in range(1000, 1200):
         report = check_sampler(reparameterize_gaussian, seed=seed)
         assert report.ok, report
+
+
+def deviating(z_of_mean: float, p_of_variance: float):
+    """A sampler whose second column has exactly this mean (in standard errors) and variance."""
+
+    def sampler(mu, log_var):
+        noise = torch.randn_like(mu)
+        if len(mu) > 100:
+            noise = (noise - noise.mean(0)) / noise.std(0)
+            n, column = len(mu), torch.tensor([0.0, 1.0, 0.0, 0.0])
+            variance = scipy.stats.chi2(n - 1).isf(p_of_variance / 2) / (n - 1)
+            noise = noise * (1 + (math.sqrt(variance) - 1) * column)
+            noise = noise + column * z_of_mean * math.sqrt(variance / n)
+        return mu + std(log_var) * noise
+
+    return sampler
+
+
+def test_the_level_is_the_stated_one():
+    """1e-6 shared by 22 tests is 4.5e-8 each: on either side of it, for mean and variance."""
+    z = {p: scipy.stats.norm.isf(p / 2) for p in (1e-8, 1.5e-7)}
+    assert check_sampler(deviating(z[1.5e-7], 1.0)).ok
+    assert names(check_sampler(deviating(z[1e-8], 1.0))) == ["the mean is wrong"]
+    assert check_sampler(deviating(0.0, 1.5e-7)).ok
+    assert names(check_sampler(deviating(0.0, 1e-8))) == ["the variance is wrong"]
 
 
 class NoEps(torch.autograd.Function):

@@ -142,9 +142,12 @@ def test_histogram_of_one_value_and_truth_line():
     assert list(axes.lines[-1].get_xdata()) == [2.0, 2.0]
 
 
-def test_the_truth_is_always_on_the_axis():
-    axes = plots.gradient_histogram({"step": torch.zeros(50)}, 0.352, parameter="μ")
-    assert axes.get_xlim()[1] > 0.352
+@pytest.mark.parametrize("truth", [-7.0, 7.0])
+def test_the_truth_is_always_on_the_axis(truth):
+    """A step's pathwise estimates are all 0, far from the truth: the picture must show that."""
+    axes = plots.gradient_histogram({"step": torch.zeros(50)}, truth, parameter="μ")
+    low, high = axes.get_xlim()
+    assert low < min(truth, 0) and high > max(truth, 0)
 
 
 def test_learning_curve_is_mean_and_range():
