@@ -11,7 +11,7 @@ PORT ?= 8000
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout 300
 # Everything that a page is made from. A change of the settings or of the extension starts from
 # scratch; a change of a page, a template or a style only does what it must.
-SETTINGS := _config.yml _toc.yml tools/book_setup.py $(INSTALLED)
+SETTINGS := _config.yml _toc.yml tools/book_setup.py tools/book_links.py tools/repoint.py $(INSTALLED)
 PAGES := $(shell find book _static _templates -type f -not -path '*/.*' 2>/dev/null)
 
 # Silent bars in what is stored and tested; one thread per process, so that two workers share two cores.
@@ -57,8 +57,8 @@ benchmarks: $(INSTALLED)  ## Measure the speeds that the book states
 mutants: $(INSTALLED)  ## Break the library line by line; the tests must notice (slow)
 	@$(quiet_threads) $(BIN)/python tools/mutants.py $(ARGS)
 
-stills: $(INSTALLED)  ## Redraw the explorers' still pictures
-	@$(BIN)/python -m reparam.explorers.stills
+stills: $(INSTALLED)  ## Rebuild what is derived from the explorers' sources, still pictures included
+	@$(BIN)/python -m reparam.explorers.build
 
 long-runs: $(INSTALLED)  ## Recompute the committed data of the long runs (slow)
 	@for script in $$(grep -l __main__ lib/reparam/long_runs/*.py | grep -v '/_'); do \
