@@ -105,9 +105,7 @@ def test_frozen_value_and_tangent_are_the_librarys(mu):
 def test_fresh_visits_use_their_own_draws():
     explorer = fresh_or_frozen(num_samples=32, seed=5)
     got = view(explorer, fresh="KLMLK", **{"from": 3})
-    for n, (visit, mu) in enumerate(
-        zip(got["visits"], [1.0, 1.05, 1.1, 1.05, 1.0], strict=True)
-    ):
+    for n, (visit, mu) in enumerate(zip(got["visits"], [1.0, 1.05, 1.1, 1.05, 1.0], strict=True)):
         value, _, _ = pathwise(SQUARE, mu, 1.0, fresh_noise(5, 3 + n, 32))
         assert visit == {"mu": mu, "loss": pytest.approx(value, rel=1e-12)}
     assert len(set(got["here"])) == 2

@@ -151,7 +151,11 @@ def fresh_or_frozen(num_samples: int = 64, seed: int = 0) -> Explorer:
     >>> torch.allclose(mu.grad, 2 * (1 + eps.mean()))
     True
     """
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or not 16 <= num_samples <= 96:
+    if (
+        isinstance(num_samples, bool)
+        or not isinstance(num_samples, int)
+        or not 16 <= num_samples <= 96
+    ):
         raise ValueError(f"num_samples must be a whole number from 16 to 96, got {num_samples!r}")
     _check_seed(seed)
     others = [fresh_noise(seed, _OTHERS + i, num_samples) for i in range(20)]

@@ -76,9 +76,7 @@ def build(explorer: Explorer) -> dict[str, str]:
     javascript = minify.string("application/javascript", f"{runtime}\n{own}")
     # What line breaks are left are inside CSS, where they say nothing.
     javascript = javascript.replace("\n", "")
-    with_still = f"{runtime}\n{own}\n{still}".replace(
-        "export default {", "export default { still,"
-    )
+    with_still = f"{runtime}\n{own}\n{still}".replace("export default {", "export default { still,")
     picture = _run(with_still, explorer.state, "widget.still(widget.spec, state)")
     return {f"built/{explorer.name}.js": javascript, f"stills/{explorer.name}.svg": picture}
 

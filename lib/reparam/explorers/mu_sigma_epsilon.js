@@ -60,11 +60,14 @@ function handles({ mu, sigma }, { x, z, grips }) {
 }
 
 function draw(view, { x, left, right, top, rail, grips, under, panel, second, bottom, font, narrow }) {
-  const { state, mu, sigma, eps, z, nearest } = view;
+  const { state, mu, sigma, eps, z } = view;
+  // Before the reveal nothing may give the answer away.
+  const nearest = state.seen === "yes" ? view.nearest : -1;
+  const ticks = narrow ? [-6, -3, 0, 3, 6] : [-6, -4, -2, 0, 2, 4, 6];
   const out = [];
-  const axis = (y, name, ticks = true) => {
+  const axis = (y, name, marked = true) => {
     out.push(line("", left, y, right, y));
-    if (ticks) for (const t of narrow ? [-6, -3, 0, 3, 6] : [-6, -4, -2, 0, 2, 4, 6]) {
+    if (marked) for (const t of ticks) {
       out.push(line("", x(t), y, x(t), y + 4), text(x(t), y + 4 + font, fix(t, 0), "middle", "mute halo"));
     }
     out.push(text(right, y - 6, name, "end", "halo bold"));
@@ -76,7 +79,7 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
   axis(rail, "z");
   eps.forEach((e, i) => out.push(dot(i === nearest ? "green" : "open", x(e), top, 4)));
   eps.forEach((e, i) => out.push(dot(i === nearest ? "green" : "red", x(z[i]), rail, 4)));
-  out.push(text(x(eps[nearest]), top - font * 0.8, `ε = ${fix(eps[nearest], 2)}`, "middle", "halo"));
+  if (nearest >= 0) out.push(text(x(eps[nearest]), top - font * 0.8, `ε = ${fix(eps[nearest], 2)}`, "middle", "halo"));
   out.push(text(x(mu) - 16, grips - 14 + 5, "μ", "end", "halo bold"));
   out.push(line("red thick", x(mu), grips + 30, x(mu + sigma), grips + 30), 
     x(mu + sigma) + font * 6 > right ? text(x(mu) - 8, grips + 35, `σ = ${fix(sigma, 2)}`, "end", "halo bold")
@@ -133,7 +136,7 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
   out.push(line("thick " + kind, left, g(estimate), right, g(estimate)), line("truth", left, g(exact), right, g(exact)));
   out.push(line("thick " + kind, left, second - font * 0.9, left + 24, second - font * 0.9), text(left + 30, second - font * 0.5, `mean ${fix(estimate, 2)}`, "start", "halo"));
   out.push(line("truth", left + font * 9, second - font * 0.9, left + font * 9 + 24, second - font * 0.9), text(left + font * 9 + 30, second - font * 0.5, `exact ${fix(exact, 2)}`, "start", "halo"));
-  for (const t of narrow ? [-6, -3, 0, 3, 6] : [-6, -4, -2, 0, 2, 4, 6]) out.push(text(x(t), bottom + font * 1.3, fix(t, 0), "middle", "mute"));
+  for (const t of ticks) out.push(text(x(t), bottom + font * 1.3, fix(t, 0), "middle", "mute"));
   out.push(text(right, bottom + font * 2.5, "z", "end", "bold"));
   return out.join("");
 }
@@ -179,6 +182,7 @@ const spec = {
     if (!state.guess) return "Choose a prediction to unlock μ and σ.";
     const where = `μ = ${fix(mu, 2)}, σ = ${fix(sigma, 2)}`;
     const name = SIGN[state.wrt];
+    if (state.seen === "no") return `${where}: samples from ${fix(z[0], 2)} to ${fix(z.at(-1), 2)}.`;
     if (state.part === "samples") return `${where}: the sample with ε = ${fix(eps[nearest], 2)} is at z = ${fix(z[nearest], 2)}; all lie from ${fix(z[0], 2)} to ${fix(z.at(-1), 2)}.`;
     if (state.part === "arrows") return state.wrt === "mu" ? `${where}: every ∂z/∂μ is 1.` : `${where}: ∂z/∂σ is ε, from ${fix(eps[0], 2)} to ${fix(eps.at(-1), 2)}, whatever μ and σ are.`;
     return `${where}, f = ${view.label}: the mean of 24 gradients by ${name} is ${fix(view.estimates[state.wrt], 2)}; exactly, it is ${fix(view.exact[state.wrt], 2)}.`;
@@ -190,7 +194,7 @@ const spec = {
   },
   story: (view) => view.state.seen === "yes"
     ? `<p><b>What was to be found.</b> ${view.state.claim} So ∂z/∂μ is 1 for all and ∂z/∂σ is ε; times f′(z), the mean over samples is the pathwise estimate of the gradient of E[f(z)].</p>` +
-      `<p class="small"><b>Limits.</b> Twenty-four samples of one seed: the mean is off the exact gradient by chance, less with more samples. And f must be smooth: where f jumps, f′(z) misses the jump (see the end of this chapter).</p>` : "",
+      `<p class="small"><b>Limits.</b> Twenty-four samples of one seed: the mean is off the exact gradient by chance, less with more samples. And f must be smooth: where f jumps, f′(z) misses the jump (end of this chapter).</p>` : "",
   table: (view) => ({
     caption: `All samples at μ = ${fix(view.mu, 2)}, σ = ${fix(view.sigma, 2)}, f = ${view.label}. Gradient by μ: mean ${fix(view.estimates.mu, 3)}, exact ${fix(view.exact.mu, 3)}; by σ: mean ${fix(view.estimates.sigma, 3)}, exact ${fix(view.exact.sigma, 3)}.`,
     head: ["ε = ∂z/∂σ", "z", "∂z/∂μ", "f′(z)·∂z/∂μ", "f′(z)·∂z/∂σ"],

@@ -50,7 +50,7 @@ const LIGHT = "--paper:#fff;--ink:#1b1b1b;--mute:#595959;--line:#767676;--grid:#
 const DARK = "--paper:#121212;--ink:#ececec;--mute:#b8b8b8;--line:#8c8c8c;--grid:#333;--faint:#777";
 const HUES = "--blue:#0072b2;--red:#d55e00;--green:#009e73";
 const MARKS = `
-text{fill:var(--ink);font-family:system-ui,sans-serif;font-variant-numeric:tabular-nums}
+text{fill:var(--ink);font-family:system-ui,sans-serif}
 .mute{fill:var(--mute)}.bold{font-weight:700}
 line,path{fill:none;stroke:var(--line);stroke-width:1}
 .grid{stroke:var(--grid)}
@@ -70,7 +70,7 @@ circle.ring,rect.ring{fill:none;stroke:var(--ink);stroke-width:2}
 const PAGE = `
 :host{display:block}
 .x{${LIGHT};${HUES};color-scheme:light;background:var(--paper);color:var(--ink);
-font:16px/1.45 system-ui,sans-serif;border:1px solid var(--line);border-radius:8px;
+font:16px/1.45 system-ui,sans-serif;font-variant-numeric:tabular-nums;border:1px solid var(--line);border-radius:8px;
 padding:12px;box-sizing:border-box;max-width:860px;margin:0 auto;text-align:left}
 .x.dark{${DARK};color-scheme:dark}
 .x *{box-sizing:border-box}
@@ -88,15 +88,15 @@ button[aria-pressed=true]{background:var(--ink);color:var(--paper)}
 .row{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center;margin:8px 0}
 .row>.label{flex:0 0 10.5em}
 .narrow .row>.label{flex-basis:100%;margin-bottom:-6px}
-.row input{flex:1 1 90px;min-width:60px;height:32px;margin:0;accent-color:var(--blue)}
-.out{min-width:4.5em;font-variant-numeric:tabular-nums}
+.row input{flex:1 1 40px;min-width:40px;height:32px;margin:0;accent-color:var(--blue)}
+.out{min-width:3.5em}
 .status{border-left:4px solid var(--blue);padding-left:8px;min-height:1.45em}
 .goal{border-left:4px solid var(--green);padding-left:8px}
 .small,.tools{font-size:.9em}
 .link{width:100%}
 details{margin:8px 0}summary{cursor:pointer;min-height:28px}
 .scroll{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9em}
+table{border-collapse:collapse;font-size:.9em}
 caption{text-align:left}
 th,td{padding:2px 10px 2px 0;text-align:right;border-bottom:1px solid var(--grid)}
 [hidden]{display:none!important}
