@@ -49,8 +49,8 @@ def embed(javascript: str, state: dict, fallback_html: str) -> str:
         javascript: classic-script code that ends in ``export default { render };`` with
             ``render({ model, el })`` as in anywidget: ``model.get(key)``,
             ``model.set(key, value)``, ``model.on("change:key", f)``, ``model.save_changes()``;
-            ``el`` is an empty ``<div>`` of the page. It must not ``import`` anything, and a line's leading white space must not
-            matter (it is removed).
+            ``el`` is an empty ``<div>`` of the page. It must not ``import`` anything, and a
+            line's leading white space must not matter (it is removed).
         state: JSON-serializable start values of the model.
         fallback_html: what is read where scripts do not run: it is the content of ``el`` until
             ``render`` is called, and again if ``render`` throws.

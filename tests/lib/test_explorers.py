@@ -111,6 +111,14 @@ def test_fresh_visits_use_their_own_draws():
     assert len(set(got["here"])) == 2
 
 
+def test_no_second_visit_to_the_start_looks_like_the_first():
+    seed = fresh_or_frozen().state["seed"]
+    first, *others = (
+        (1 + fresh_noise(seed, draw, 64)).square().mean().item() for draw in range(101)
+    )
+    assert min(abs(first - other) for other in others[1::2]) > 0.1
+
+
 @pytest.mark.parametrize("logstep", [-1, -2, -3, 0.4])
 @pytest.mark.parametrize("mu", [0.3, 1.0])
 def test_slope_deviations_against_an_independent_route(logstep, mu):
@@ -151,7 +159,9 @@ def test_the_twenty_slopes(logstep):
     got = view(explorer, slopes="shown", logstep=logstep, mu=1.0)
     h = got["h"]
     for i in range(20):
-        left, right = (fresh_noise(0, 1_000_000 + 2 * i + k, 64) for k in (0, 1))
+        left, right = (
+            fresh_noise(explorer.state["seed"], 1_000_000 + 2 * i + k, 64) for k in (0, 1)
+        )
         fresh = ((1 + h / 2 + right).square().mean() - (1 - h / 2 + left).square().mean()) / h
         assert got["freshSlopes"][i] == pytest.approx(fresh.item(), rel=1e-9)
         # A central difference of a quadratic is its derivative.
