@@ -147,6 +147,18 @@ class LocalBadges(SphinxTransform):
                 image.replace_self(nodes.Text(image.get("alt") or "Open in Colab"))
 
 
+class DisplayMath(SphinxTransform):
+    """Hand display math to MathJax as written: Sphinx's own wrapping breaks \\tag beside \\\\."""
+
+    default_priority = 400
+
+    def apply(self) -> None:
+        for block in self.document.findall(nodes.math_block):
+            if not block.get("nowrap"):
+                block["nowrap"] = True
+                block.children = [nodes.Text(rf"\[{block.astext()}\]")]
+
+
 def number_figures_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
     """Number the k-th figure of book/2-name.ipynb 2.k; elsewhere Sphinx counts through the book."""
     changed = []
@@ -259,6 +271,7 @@ def write_front_door(out: Path, root: str, title: str) -> None:
 def setup(app: Sphinx) -> dict:
     app.add_transform(Boxes)
     app.add_transform(LocalBadges)
+    app.add_transform(DisplayMath)
     app.connect("config-inited", set_theme_options, priority=900)
     app.connect("env-get-updated", number_figures_by_chapter, priority=900)
     app.connect("html-page-context", drop_unused_assets, priority=900)

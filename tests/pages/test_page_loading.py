@@ -64,7 +64,8 @@ def test_first_visit_is_small(visit, name):
     )
 
 
-def test_the_front_door_leads_in(visit):
-    page = visit("index")
+def test_the_front_door_leads_in(visit, site):
+    page = visit(PAGES[-1])
+    page.goto(f"{site}/index.html")
     page.wait_for_url(f"**/{PAGES[0]}.html")
     assert page.locator(".bd-article h1").first.is_visible()
