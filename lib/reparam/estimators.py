@@ -203,8 +203,7 @@ def _values(f: Integrand, z: Tensor, distribution: Distribution) -> Tensor:
         raise TypeError(f"f must return floating-point values, got {values.dtype}: use .float()")
     if values.device != z.device:
         raise ValueError(f"f must return values on {z.device}, where z is, got {values.device}")
-    nan = values.isnan()
-    if any_true(nan):
+    if any_true(values.detach().sum().isnan()) and any_true(nan := values.isnan()):  # sum is quick
         raise ValueError(f"f returned NaN for {int(nan.sum())} of {nan.numel()} samples")
     return values
 

@@ -1,0 +1,156 @@
+"""Break the library one line at a time; its tests must notice. Run by `make mutants`.
+
+Each mutant is one change of a syntax tree (a comparison, an operator, a number, a condition, a
+dropped call such as `.detach()`, a dropped statement, a returned value). It runs in a fork of a
+process that has imported torch once, against the tests that mirror its file. Survivors are printed
+with their difference; a survivor is a missing test, or a change that changes nothing.
+"""
+
+import argparse
+import ast
+import copy
+import difflib
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "lib" / "reparam"
+TESTS = {
+    "_checks": ["test_gaussian", "test_estimators", "test_measure"],
+    "noise": ["test_noise"],
+    "gaussian": ["test_gaussian"],
+    "estimators": ["test_estimators"],
+    "measure": ["test_measure"],
+}
+SECONDS = 180  # for one mutant; an endless loop is a mutant that was noticed
+SWAPS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
+    ast.FloorDiv: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+DROPPED_CALLS = ("detach", "clamp", "clamp_", "abs", "clone", "requires_grad_", "neg_", "sqrt")
+
+
+def changes(node: ast.AST):
+    """Functions that each change a copy of `node` in place, or return its replacement."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        yield lambda n: n.ops.__setitem__(0, SWAPS[type(n.ops[0])]())
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS:
+        yield lambda n: setattr(n, "op", SWAPS[type(n.op)]())
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield lambda n: setattr(n, "value", n.value + 1)
+    if isinstance(node, ast.Constant) and type(node.value) is bool:
+        yield lambda n: setattr(n, "value", not n.value)
+    if isinstance(node, ast.If | ast.While | ast.IfExp):
+        yield lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test))
+    if isinstance(node, ast.Return) and node.value is not None:
+        yield lambda n: setattr(n, "value", ast.Constant(None))
+    if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+        yield lambda n: ast.Pass()
+    if isinstance(node, ast.UnaryOp):
+        yield lambda n: n.operand
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr in DROPPED_CALLS:
+            yield lambda n: n.func.value
+        if len(node.args) == 2 and not any(isinstance(a, ast.Starred) for a in node.args):
+            yield lambda n: n.args.reverse()
+
+
+def mutants(source: str) -> list[tuple[int, str]]:
+    """Line and source of every mutant; annotations and messages of errors are left alone."""
+    tree, found = ast.parse(source), []
+    untouched = set()
+    for node in ast.walk(tree):
+        skip = [node] if isinstance(node, ast.JoinedStr | ast.Raise) else []
+        skip += [getattr(node, name, None) for name in ("annotation", "returns")]
+        untouched.update(id(n) for root in skip if root for n in ast.walk(root))
+    for index, node in enumerate(ast.walk(tree)):
+        if id(node) in untouched:
+            continue
+        for number in range(len(list(changes(node)))):
+            fresh = copy.deepcopy(tree)
+            target = list(ast.walk(fresh))[index]
+            replacement = list(changes(target))[number](target)
+            if isinstance(replacement, ast.AST):
+                for parent in ast.walk(fresh):
+                    for name, value in ast.iter_fields(parent):
+                        if value is target:
+                            setattr(parent, name, replacement)
+                        elif isinstance(value, list) and any(v is target for v in value):
+                            setattr(
+                                parent, name, [replacement if v is target else v for v in value]
+                            )
+            found.append((node.lineno, ast.unparse(ast.fix_missing_locations(fresh))))
+    return found
+
+
+def noticed(module: str, source: str) -> bool:
+    """Whether the tests fail on `source` in place of the module, in a fork."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(SECONDS)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        try:
+            run_tests(module, source)
+        finally:
+            os._exit(1)  # a fork must never return into the parent's stack
+    return os.waitpid(child, 0)[1] != 0
+
+
+def run_tests(module: str, source: str) -> None:
+    import importlib.abc
+    import importlib.util
+
+    name, path = f"reparam.{module}", LIBRARY / f"{module}.py"
+
+    class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+        def find_spec(self, fullname, _path, _target=None):
+            return importlib.util.spec_from_loader(fullname, self) if fullname == name else None
+
+        def exec_module(self, loaded):
+            exec(compile(source, str(path), "exec"), loaded.__dict__)
+
+    sys.meta_path.insert(0, Finder())
+    files = [str(ROOT / "tests" / "lib" / f"{test}.py") for test in TESTS[module]]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-p", "no:nbval"]
+    os._exit(int(pytest.main([*files, *options])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=TESTS, help="one module of the library")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th mutant: a sample")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    total = killed = 0
+    for module in [arguments.only] if arguments.only else TESTS:
+        source = ast.unparse(ast.parse((LIBRARY / f"{module}.py").read_text()))
+        if noticed(module, source):
+            sys.exit(f"{module}: its tests fail without any mutation; mend them first")
+        found = mutants((LIBRARY / f"{module}.py").read_text())[:: arguments.every]
+        with ThreadPoolExecutor(2) as pool:
+            runs = pool.map(lambda m, module=module: noticed(module, m[1]), found)
+            results = list(tqdm(runs, total=len(found), desc=module, unit="mutant"))
+        print(f"{module}: {sum(results)} of {len(found)} mutants noticed", flush=True)
+        for (line, mutant), was_noticed in zip(found, results, strict=True):
+            if not was_noticed:
+                difference = difflib.unified_diff(
+                    source.splitlines(), mutant.splitlines(), n=0, lineterm=""
+                )
+                print(f"  {module}.py:{line}", *list(difference)[3:], sep="\n    ", flush=True)
+        total, killed = total + len(found), killed + sum(results)
+    print(f"score: {killed} of {total}, {killed / total:.1%}")
+
+
+if __name__ == "__main__":
+    main()
