@@ -4,6 +4,7 @@
 checks look at values.
 """
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -44,11 +45,9 @@ class Report:
         plural = "s" if len(self.findings) > 1 else ""
         lines = [f"{self.subject}: {len(self.findings)} fault{plural} found"]
         for finding in self.findings:
-            lines += [
-                f"✗ {finding.name}",
-                f"  seen: {finding.evidence}",
-                f"  cure: {finding.cure}",
-            ]
+            lines.append(f"✗ {finding.name}")
+            for label, text in (("seen", finding.evidence), ("cure", finding.cure)):
+                lines += textwrap.wrap(f"  {label}: {text}", 80, subsequent_indent="        ")
         return "\n".join(lines)
 
     __repr__ = __str__
