@@ -87,8 +87,9 @@ class ScoreFunction:
     term for parameters that `f` uses itself. Written with the factor
     `exp(log q - stop_gradient(log q))`, which is 1 and has the score as its derivative (DiCE).
 
-    Needs: `log_prob`, and a support that does not move with the parameters; `f` may be any
-    function, also of discrete `z`.
+    Needs: `log_prob`, and a density that is absolutely continuous in the parameters, which a
+    support with a hard edge that moves with them breaks; `f` may be any function, also of
+    discrete `z`.
     Bias: none under those conditions.
     Cost: `num_samples` evaluations of `f`. Its variance depends on the size of `f`, not only on
     its slope (chapter 3).
@@ -116,7 +117,7 @@ class ScoreFunction:
         _check_call(f, distribution, num_samples)
         if _support_moves(distribution):
             raise ValueError(
-                "ScoreFunction is biased where the support moves with the parameters, as that of "
+                "ScoreFunction can be biased where the support moves with the parameters, as that of "
                 f"{_name(distribution)} does: use Pathwise"
             )
         z = distribution.sample((num_samples,))

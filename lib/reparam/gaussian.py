@@ -176,7 +176,7 @@ def gaussian_kl(mu: Tensor, log_var: Tensor, reduction: str = "sum") -> Tensor:
         ValueError: if shapes, dtypes or devices differ, a value is NaN, or `reduction` is none
             of the three.
 
-    Derived in chapter 4; used from chapter 1. Source: Kingma and Welling (2014), appendix B,
+    Derived in chapter 4. Source: Kingma and Welling (2014), appendix B,
     https://arxiv.org/abs/1312.6114.
 
     >>> gaussian_kl(torch.ones(2, 3), torch.zeros(2, 3))

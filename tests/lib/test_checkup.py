@@ -266,9 +266,10 @@ def test_it_works_where_gradients_are_switched_off():
 def test_the_report_reads_well():
     report = check_sampler(lambda mu, log_var: mu + torch.exp(log_var) * torch.randn_like(mu))
     text = str(report)
+    assert max(map(len, text.splitlines())) <= 80
     assert text.startswith("<lambda>: 2 faults found\n✗ log_var is read as log sigma")
     assert "at log_var = 1.7 the samples' standard deviation is 5.4" in text
-    assert "where exp(log_var / 2) = 2.34" in text
+    assert "where exp(log_var / 2) = 2.34" in " ".join(text.split())
     assert repr(report) == text
     assert str(check_sampler(reparameterize_gaussian)).endswith("no fault found")
 

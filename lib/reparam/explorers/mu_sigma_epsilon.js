@@ -194,7 +194,7 @@ const spec = {
   },
   story: (view) => view.state.seen === "yes"
     ? `<p><b>What was to be found.</b> ${view.state.claim} So ∂z/∂μ is 1 for all and ∂z/∂σ is ε; times f′(z), the mean over samples is the pathwise estimate of the gradient of E[f(z)].</p>` +
-      `<p class="small"><b>Limits.</b> Twenty-four samples of one seed: the mean is off the exact gradient by chance, less with more samples. And f must be smooth: where f jumps, f′(z) misses the jump (end of this chapter).</p>` : "",
+      `<p class="small"><b>Limits.</b> Twenty-four samples of one seed: the mean is off the exact gradient by chance, less with more samples. And f must not jump: f′(z) would miss the jump (below in this chapter).</p>` : "",
   table: (view) => ({
     caption: `All samples at μ = ${fix(view.mu, 2)}, σ = ${fix(view.sigma, 2)}, f = ${view.label}. Gradient by μ: mean ${fix(view.estimates.mu, 3)}, exact ${fix(view.exact.mu, 3)}; by σ: mean ${fix(view.estimates.sigma, 3)}, exact ${fix(view.exact.sigma, 3)}.`,
     head: ["ε = ∂z/∂σ", "z", "∂z/∂μ", "f′(z)·∂z/∂μ", "f′(z)·∂z/∂σ"],
