@@ -117,8 +117,8 @@ class ScoreFunction:
         _check_call(f, distribution, num_samples)
         if _support_moves(distribution):
             raise ValueError(
-                "ScoreFunction can be biased where the support moves with the parameters, as that of "
-                f"{_name(distribution)} does: use Pathwise"
+                "ScoreFunction can be biased where the support moves with the parameters, as "
+                f"that of {_name(distribution)} does: use Pathwise"
             )
         z = distribution.sample((num_samples,))
         values = _values(f, z, distribution)
