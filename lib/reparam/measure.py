@@ -135,7 +135,7 @@ def measure(
             name: value.detach().expand((*leading, *value.shape)).clone().requires_grad_()
             for name, value in parameters.items()
         }
-        distribution = make_distribution(**copies)
+        distribution = _built(make_distribution, copies)
         estimates = estimator(lambda z: integrand(z, copies), distribution, num_samples)
         _check_estimates(estimates, distribution.batch_shape)
         return estimates, copies
@@ -187,7 +187,7 @@ def exact_gradient(
     `∇ ∫ q_φ(z) f(z) dz = ∫ f(z) ∇q_φ(z) dz`: the *density* is differentiated, never `f` along
     `z`, so that steps and kinks in `f` are as welcome as anything. What `f` does with the
     parameters themselves is differentiated at fixed `z`. Finite supports are summed; continuous
-    ones, up to three variables an event, are integrated adaptively
+    ones, up to two variables an event, are integrated adaptively
     (`scipy.integrate.cubature`).
 
     The answer is refused, with the reason, unless the density integrates to one, two quadratures
@@ -317,9 +317,23 @@ def _check_replicates_apart(integrand: Callable, z: Tensor, parameters: Paramete
         )
 
 
+def _built(make_distribution: MakeDistribution, parameters: Parameters) -> Distribution:
+    """The distribution, its parameters checked by torch.
+
+    The first `torch.compile` of a process turns these checks off for good; without them a
+    negative scale passes, and quadrature walks into it.
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(True)
+    try:
+        return make_distribution(**parameters)
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
 def _probe(make_distribution: MakeDistribution, parameters: Parameters) -> Distribution:
     """The distribution, once it is known to carry a leading dimension through."""
-    distribution = make_distribution(**parameters)
+    distribution = _built(make_distribution, parameters)
     if not isinstance(distribution, Distribution):
         raise TypeError(
             "make_distribution must return a torch.distributions.Distribution, got "
@@ -332,7 +346,7 @@ def _probe(make_distribution: MakeDistribution, parameters: Parameters) -> Distr
     )
     try:
         copies = {name: value.expand(_PROBE, *value.shape) for name, value in parameters.items()}
-        widened = make_distribution(**copies)
+        widened = _built(make_distribution, copies)
     except Exception as error:
         raise ValueError(
             "make_distribution fails when every parameter has an extra leading dimension "
@@ -458,7 +472,7 @@ class _Problem:
             name: value.expand(n, *value.shape).clone().requires_grad_()
             for name, value in self.parameters.items()
         }
-        mass = self.make_distribution(**copies).log_prob(z).exp() * weight * counts
+        mass = _built(self.make_distribution, copies).log_prob(z).exp() * weight * counts
         # One leading dimension for n as every f has it, one of length 1 for the sample.
         f = self.integrand(z.unsqueeze(0), copies).squeeze(0).double()
         if f.isnan().any():
@@ -488,7 +502,7 @@ class _Problem:
     def moved(self, toward: Parameters, step: float) -> "_Problem":
         """The problem with its parameters a step further on."""
         parameters = {name: v + step * toward[name] for name, v in self.parameters.items()}
-        distribution = self.make_distribution(**parameters)
+        distribution = _built(self.make_distribution, parameters)
         return replace(self, parameters=parameters, distribution=distribution)
 
     def unpack(self, total: Tensor, error: Tensor) -> ExactGradient:
@@ -605,9 +619,9 @@ def _integrate(
     """
     batch, event = problem.distribution.batch_shape, problem.distribution.event_shape
     dims = event.numel()
-    if dims > 3:
+    if dims > 2:
         raise ValueError(
-            f"no exact gradient: quadrature goes up to 3 continuous variables an event, got {dims}"
+            f"no exact gradient: quadrature goes up to 2 continuous variables an event, got {dims}"
         )
     origin, scale, low, high = _coordinates(problem.distribution, pilot)
     jacobian = scale.reshape((*batch, dims)).prod(-1)
@@ -641,7 +655,7 @@ def _integrate(
                 integrand,
                 start,
                 end,
-                rule="gk21" if dims < 3 else "gk15",
+                rule="gk21",
                 rtol=tolerance / 10,
                 atol=tolerance / 10 / len(boxes),
                 max_subdivisions=subdivisions,

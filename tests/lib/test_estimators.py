@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import (
     Bernoulli,
+    Binomial,
     Categorical,
     Exponential,
     Independent,
@@ -153,6 +154,11 @@ def test_enumeration_second_derivative_and_limit():
     assert Enumeration(max_points=4)(lambda b: b.sum(-1), q).item() == pytest.approx(0.5)
     with pytest.raises(ValueError, match=r"visit 2\*\*2 points, more than max_points=3"):
         Enumeration(max_points=3)(lambda b: b.sum(-1), q)
+    most = 2**20  # the default
+    mean = Enumeration()(lambda b: b, Binomial(most - 1, T(0.3)))
+    assert mean.item() == pytest.approx(0.3 * (most - 1))
+    with pytest.raises(ValueError, match=f"max_points={most}"):
+        Enumeration()(lambda b: b, Binomial(most, T(0.3)))
 
 
 def test_nesting_is_exact(monkeypatch):
