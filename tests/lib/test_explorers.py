@@ -122,7 +122,7 @@ def test_no_second_visit_to_the_start_looks_like_the_first():
 @pytest.mark.parametrize("logstep", [-1, -2, -3, 0.4])
 @pytest.mark.parametrize("mu", [0.3, 1.0])
 def test_slope_deviations_against_an_independent_route(logstep, mu):
-    got = view(fresh_or_frozen(), slopes="shown", logstep=logstep, mu=mu)
+    got = view(fresh_or_frozen(), bet="worse", logstep=logstep, mu=mu)
     h = got["h"]
     assert h == pytest.approx(10**logstep, rel=5e-3)
     # The variance of z² from the fourth moments of N(m, 1), by Gauss-Hermite quadrature.
@@ -148,15 +148,45 @@ def _gauss_hermite(n):
 
 @pytest.mark.parametrize(("logstep", "stated"), [(-1, "4.3"), (-2, "43"), (-3, "433")])
 def test_the_stated_deviations(logstep, stated):
-    got = view(fresh_or_frozen(), slopes="shown", logstep=logstep)
+    got = view(fresh_or_frozen(), bet="worse", logstep=logstep)
     assert f"{got['freshDeviation']:.{len(stated.partition('.')[2])}f}" == stated
     assert got["frozenDeviation"] == 0.25
+    assert [f"{deviation:.3g}" for deviation in got["presets"]] == ["4.33", "43.3"]
+
+
+@pytest.mark.parametrize("mu", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("logstep", [-3, -1.45, -1, 0, 0.6])
+def test_the_slopes_axis_holds_every_slope_and_is_not_wasted(mu, logstep):
+    got = view(fresh_or_frozen(), bet="worse", logstep=logstep, mu=mu)
+    far = max(abs(slope - 2 * mu) for slope in got["freshSlopes"] + got["frozenSlopes"])
+    assert far <= got["reach"] <= 2 * max(far, 2.5 * got["freshDeviation"])
+
+
+def test_the_second_prediction_comes_before_its_answer():
+    """The words about 1/h wait for the first smaller step; the switch goes when it is of no use."""
+    explorer = fresh_or_frozen()
+    explorer.state.update(guess="same", fresh="KLK", frozen="KLK", noise="frozen")
+    shown = """(() => {
+        const { spec } = widget, out = [];
+        for (const [key, value] of [["", ""], ["bet", "better"], ["logstep", -2]]) {
+            if (key) { state[key] = value; spec.moved(state, key); }
+            const view = spec.model(state);
+            out.push([spec.controls.filter((c) => !c.show || c.show(view)).map((c) => c.key).join(),
+                      spec.story(view).includes("1/h"), view.fresh, state.shrunk]);
+        }
+        return out;
+    })()"""
+    assert run_javascript(explorer, shown) == [
+        ["mu,noise,bet", False, False, "no"],
+        ["mu,logstep,logstep", False, True, "no"],
+        ["mu,logstep,logstep", True, True, "yes"],
+    ]
 
 
 @pytest.mark.parametrize("logstep", [-1, -3])
 def test_the_twenty_slopes(logstep):
     explorer = fresh_or_frozen()
-    got = view(explorer, slopes="shown", logstep=logstep, mu=1.0)
+    got = view(explorer, bet="worse", logstep=logstep, mu=1.0)
     h = got["h"]
     for i in range(20):
         left, right = (
@@ -192,10 +222,25 @@ def test_mu_sigma_epsilon_against_the_library(f, mu, sigma):
     assert sum(got["counts"]) == 24
 
 
+@pytest.mark.parametrize("mu", [-1.0, 0.0, 1.0])
+def test_where_z_squared_falls(mu):
+    explorer = mu_sigma_epsilon()
+    assert not any(view(explorer, mu=mu)["falling"]), "nothing before the reveal"
+    eps = explorer.noise
+    falling = (mu + 2 * eps).square() < (mu + eps).square()
+    assert view(explorer, seen="yes")["falling"] == falling.tolist()
+    # What the verdict says of μ = 1: only ε between -2/3 and 0; and "most" is what it looks like.
+    if mu == 1:
+        assert falling.tolist() == ((eps > -2 / 3) & (eps < 0)).tolist()
+        assert 13 <= 24 - falling.sum() <= 20
+
+
 def test_goals_can_be_reached_and_start_unreached():
     goal = "widget.spec.goal(widget.spec.model(state))"
     frozen = fresh_or_frozen()
-    frozen.state.update(slopes="shown")
+    frozen.state.update(bet="worse")
+    assert run_javascript(frozen, goal) is False, "it would give the second prediction away"
+    frozen.state.update(shrunk="yes")
     assert run_javascript(frozen, goal)["done"] is False
     frozen.state.update(logstep=0.4)
     assert run_javascript(frozen, goal)["done"] is True

@@ -11,15 +11,15 @@ from reparam.explorers import fresh_or_frozen, mu_sigma_epsilon
 from reparam.explorers.build import run_javascript
 
 EXPLORERS = {"fresh_or_frozen": fresh_or_frozen, "mu_sigma_epsilon": mu_sigma_epsilon}
-GUESS = {"fresh_or_frozen": "At another height", "mu_sigma_epsilon": "The one with ε nearest 0"}
+GUESS = {"fresh_or_frozen": "At another height", "mu_sigma_epsilon": "For most"}
 # A state in which everything is on show.
 ALL = {
     "fresh_or_frozen": "#fresh-or-frozen:guess=other&noise=frozen&fresh=KLMLK&frozen=KLMLK"
-    "&slopes=shown",
-    "mu_sigma_epsilon": "#mu-sigma-epsilon:guess=zero&seen=yes&sigma=2&part=gradient",
+    "&bet=worse&logstep=-2&shrunk=yes",
+    "mu_sigma_epsilon": "#mu-sigma-epsilon:guess=most&seen=yes&sigma=2&part=gradient",
 }
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
-ARROWS = "#mu-sigma-epsilon:guess=zero&seen=yes&sigma=2&part=arrows&wrt=mu"
+ARROWS = "#mu-sigma-epsilon:guess=most&seen=yes&sigma=2&part=arrows&wrt=mu"
 
 
 def page_of(*bodies, attributes="", body=""):
@@ -133,7 +133,19 @@ def test_fresh_dots_disagree_and_the_frozen_curve_retraces_itself(opened):
     expect(page.get_by_text("its tangent: slope")).to_be_visible()
     expect(page.get_by_text("What was to be found.")).to_be_visible()
 
-    page.get_by_role("button", name="Measure with a step h").click()
+    expect(page.locator("section.x")).not_to_contain_text("1/h")  # the next guess is open
+    assert page.get_by_role("button", name="0.01", exact=True).count() == 0
+    page.get_by_role("button", name="as it is").click()
+    expect(page.locator(".guess")).to_contain_text("Your guess for a tenth of the step: as it is.")
+    expect(page.locator(".handle")).to_be_focused()  # its button is gone
+    assert page.get_by_role("button", name="Frozen").count() == 0, "it would do nothing"
+    expect(status(page)).to_contain_text("Now press 0.01.")
+    expect(page.locator(".goal")).to_be_hidden()
+    page.get_by_role("button", name="0.01", exact=True).click()
+    expect(page.locator(".guess")).to_contain_text(
+        "from h = 0.1 to 0.01 the standard deviation goes from 4.33 to 43.3"
+    )
+    expect(page.locator("section.x")).to_contain_text("grows like 1/h")
     expect(page.get_by_text("Not yet.")).to_be_visible()
     for preset, deviation in (("0.001", "433"), ("0.01", "43.3"), ("h = 0.1", "4.33")):
         page.get_by_role("button", name=preset, exact=True).click()
@@ -152,21 +164,26 @@ def test_stretching_sigma_fans_the_strings(opened):
     ends = "line => [line.getAttribute('x1'), line.getAttribute('x2')].map(Number)"
     strings = page.locator("line.faint")
     assert strings.count() == 24 + 1  # and the ruler below them
-    for i in range(24):
-        assert len(set(strings.nth(i).evaluate(ends))) == 1
+    leans = [end - start for start, end in (strings.nth(1 + i).evaluate(ends) for i in range(24))]
+    assert max(leans) - min(leans) < 0.3  # all alike at σ = 1: z is ε, shifted by μ
     assert page.locator(".green").count() == 0  # nothing gives the answer away
     left, right = (
         page.get_by_text(digit, exact=True).first.evaluate("t => Number(t.getAttribute('x'))")
         for digit in ("0", "2")
     )
     drag(page, "Standard deviation σ", (right - left) / 2)
-    start, end = page.locator("line.green").evaluate(ends)
-    assert abs(start - end) < 3
-    expect(page.locator(".guess")).to_contain_text("ε = 0.04 moves its z by 0.04")
-    expect(status(page)).to_contain_text("σ = 2.00")
+    eps = mu_sigma_epsilon().noise
+    falling = int(((1 + 2 * eps).square() < (1 + eps).square()).sum())
+    assert page.locator("line.green").count() == falling + 1  # and the legend's
+    expect(page.get_by_text(f"z² falls: {falling} of 24")).to_be_visible()
+    expect(page.locator(".guess")).to_contain_text(
+        f"Your guess: for most. Seen at μ = 1: z² rises for {24 - falling} of 24."
+    )
+    expect(status(page)).to_contain_text("σ = 2.00: samples from −2.17 to 5.23;")
+    expect(status(page)).to_contain_text(f"as σ goes from 1 to 2, z² falls for {falling} of 24.")
     page.get_by_role("button", name="∂z").click()
     page.get_by_role("button", name="μ", exact=True).click()
-    expect(status(page)).to_have_text("μ = 0.00, σ = 2.00: every ∂z/∂μ is 1.")
+    expect(status(page)).to_have_text("μ = 1.00, σ = 2.00: every ∂z/∂μ is 1.")
     page.get_by_role("button", name="σ", exact=True).click()
     expect(status(page)).to_contain_text("∂z/∂σ is ε, from −1.59 to 2.12")
     page.get_by_role("button", name="× f′(z)").click()
@@ -317,11 +334,11 @@ def test_two_explorers_and_twins_do_not_clash(opened):
     for name in EXPLORERS:
         page.get_by_role("button", name=GUESS[name]).click()
     assert "fresh-or-frozen:guess=other" in page.url
-    assert "mu-sigma-epsilon:guess=zero" in page.url
+    assert "mu-sigma-epsilon:guess=most" in page.url
     page = opened("twice")
-    page.get_by_role("button", name="All move alike").nth(1).click()
-    assert page.url.endswith("#mu-sigma-epsilon-2:guess=same")
-    assert page.get_by_role("button", name="All move alike").count() == 1
+    page.get_by_role("button", name="For about half").nth(1).click()
+    assert page.url.endswith("#mu-sigma-epsilon-2:guess=half")
+    assert page.get_by_role("button", name="For about half").count() == 1
 
 
 @pytest.mark.parametrize("name", EXPLORERS)
@@ -451,7 +468,7 @@ def test_in_a_frame_without_an_address(opened):
     frame = page.frame_locator("iframe")
     frame.get_by_role("button", name=GUESS["mu_sigma_epsilon"]).click()
     frame.get_by_role("button", name="Mean μ: more").click()
-    expect(frame.get_by_role("status")).to_contain_text("μ = 0.05")
+    expect(frame.get_by_role("status")).to_contain_text("μ = 1.05")
     for dead in ("Copy link to this state", "Present"):
         assert frame.get_by_role("button", name=dead).count() == 0
 

@@ -65,7 +65,7 @@ class Explorer:
         alt = html.escape(self.claim)
         fallback = (
             f'<figure style="margin:0"><img src="{picture}" alt="{alt}" style="max-width:100%">'
-            "<figcaption>A still picture: the figure is interactive where scripts run."
+            "<figcaption>A still picture of what is found: where scripts run, it is interactive."
             "</figcaption></figure>"
         )
         return embed(self.javascript, self.state, fallback)
@@ -162,7 +162,7 @@ def fresh_or_frozen(num_samples: int = 64, seed: int = 19) -> Explorer:
     others = [fresh_noise(seed, _OTHERS + i, num_samples) for i in range(20)]
     noise = torch.stack([_draw(num_samples, seed=seed), *others])
     state = {
-        "guess": "", "noise": "fresh", "mu": 1.0, "slopes": "hidden", "logstep": -1.0,
+        "guess": "", "noise": "fresh", "mu": 1.0, "bet": "", "shrunk": "no", "logstep": -1.0,
         "fresh": "K", "frozen": "", "from": 0,
         "frozen_noise": _encode(noise[0]), "seed": seed, "size": num_samples,
     }  # fmt: skip
@@ -192,7 +192,7 @@ def mu_sigma_epsilon(seed: int = 41) -> Explorer:
     _check_seed(seed)
     noise = _draw(24, seed=seed).sort().values
     state = {
-        "guess": "", "seen": "no", "mu": 0.0, "sigma": 1.0, "part": "samples", "wrt": "sigma",
+        "guess": "", "seen": "no", "mu": 1.0, "sigma": 1.0, "part": "samples", "wrt": "sigma",
         "f": "square", "noise": _encode(noise),
     }  # fmt: skip
     claim = (

@@ -33,6 +33,12 @@ const deviation = (xs) => {
   return Math.sqrt(xs.reduce((sum, x) => sum + (x - m) ** 2, 0) / (xs.length - 1));
 };
 
+// The least round number that is no less than x.
+const reach = (x) => {
+  const unit = 10 ** Math.floor(Math.log10(x));
+  return [1, 1.5, 2, 3, 5, 10].map((n) => Number((n * unit).toPrecision(2))).find((n) => n >= x);
+};
+
 const banks = new Map();
 function bank({ frozen_noise, seed, size }) {
   const name = `${frozen_noise} ${seed}`;
@@ -50,54 +56,58 @@ function model(state) {
   const here = visits.filter((v) => v.mu === mu).map((v) => v.loss);
   const left = range(20).map((i) => freshNoise(seed, PAIRS + 2 * i, size));
   const right = range(20).map((i) => freshNoise(seed, PAIRS + 2 * i + 1, size));
-  const open = state.slopes === "shown";
+  // Once the slopes are measured, the plot above them shows how the fresh ones are made.
+  const open = state.bet !== "";
+  const freshSlopes = open ? range(20).map((i) => difference(mu, h, left[i], right[i])) : [];
+  const frozenSlopes = open ? others.map((noise) => difference(mu, h, noise, noise)) : [];
+  // Var[z²] = 2 + 4μ² at each of two independent points; frozen, only 2·mean(ε) is left.
+  const spread = (step) => Math.sqrt((4 + 8 * mu * mu + 2 * step * step) / size) / step;
   return {
-    state, mu, h, size, open, visits, here, trail,
+    state, mu, h, size, open, fresh: open || state.noise === "fresh", visits, here, trail,
     frozenHere: trail.filter((i) => i === index(mu)).length,
     truth: mu * mu + 1,
     frozen: loss(mu, own),
     tangent: mean(own.map((e) => 2 * (mu + e))),
     own, others,
     pair: [loss(mu - h / 2, left[0]), loss(mu + h / 2, right[0])],
-    freshSlopes: open ? range(20).map((i) => difference(mu, h, left[i], right[i])) : [],
-    frozenSlopes: open ? others.map((noise) => difference(mu, h, noise, noise)) : [],
-    // Var[z²] = 2 + 4μ² at each of two independent points; frozen, only 2·mean(ε) is left.
-    freshDeviation: Math.sqrt((4 + 8 * mu * mu + 2 * h * h) / size) / h,
+    freshSlopes, frozenSlopes,
+    reach: reach(Math.max(2.5 * spread(h), ...[...freshSlopes, ...frozenSlopes].map((s) => Math.abs(s - 2 * mu)))),
+    freshDeviation: spread(h), presets: [0.1, 0.01].map(spread),
     frozenDeviation: 2 / Math.sqrt(size),
   };
 }
 
-function layout({ width, font, room }, { open }) {
+function layout({ width, font, room }, { open, fresh, mu, reach }) {
   const total = room || 430;
   const narrow = width < 34 * font;
   const plot = { left: font * 2.2, right: width - 12, top: font * 1.8 };
   plot.bottom = plot.top + clamp(width * 0.55, 190, total * (open ? 0.5 : 0.72));
-  const strip = { top: plot.bottom + font * 5.2, row: font * 3.4 };
-  const reach = Math.asinh(2500);
+  // Where the plot is narrow its legend stands below it.
+  const below = narrow ? font * (open ? 4.9 : fresh ? 3.5 : 7.7) : 0;
+  const legend = narrow ? { x: 0, y: plot.bottom + font * 4.2 } : { x: plot.left + 10, y: plot.top + font * 0.9 };
+  const strip = { top: plot.bottom + font * 5.2 + below, row: font * 3.4 };
   return {
-    font: narrow ? Math.min(font, 13) : font, narrow, plot, strip,
-    height: open ? strip.top + strip.row * 2 + font * 3.6 : plot.bottom + font * 3,
+    font: narrow ? Math.min(font, 13) : font, narrow, plot, legend, strip,
+    height: open ? strip.top + strip.row * 2 + font * 3.6 : plot.bottom + font * 3 + below,
     x: scale(LOW, HIGH, plot.left, plot.right),
     y: scale(0, TOP, plot.bottom, plot.top),
     mu: scale(plot.left, plot.right, LOW, HIGH),
-    slope: (s) => scale(-reach, reach, plot.left, plot.right)(Math.asinh(s)),
+    slope: scale(2 * mu - reach, 2 * mu + reach, plot.left, plot.right),
   };
 }
 
-const handle = (view) => view.state.noise === "fresh" ? view.here.at(-1) ?? view.truth : view.frozen;
+const handle = (view) => view.fresh ? view.here.at(-1) ?? view.truth : view.frozen;
 
 function handles(view, { x, y, mu }) {
-  const fresh = view.state.noise === "fresh";
   return [{
-    key: "mu", x: x(view.mu), y: y(handle(view)), value: mu, shape: fresh ? "dot" : "box",
-    kind: fresh ? "red" : "blue", label: "Mean μ",
+    key: "mu", x: x(view.mu), y: y(handle(view)), value: mu, shape: view.fresh ? "dot" : "box",
+    kind: view.fresh ? "red" : "blue", label: "Mean μ",
     text: `μ = ${fix(view.mu, 2)}, estimated loss ${fix(handle(view), 2)}`,
   }];
 }
 
-function draw(view, { plot, strip, x, y, slope, font, narrow }) {
-  const { state, mu, h, open } = view;
-  const fresh = state.noise === "fresh";
+function draw(view, { plot, strip, legend: key, x, y, slope, font, narrow }) {
+  const { state, mu, h, open, fresh, reach } = view;
   const out = [];
   for (const t of [0, 2, 4, 6]) {
     out.push(line("grid", plot.left, y(t), plot.right, y(t)), text(plot.left - 5, y(t) + 4, t, "end", "mute"));
@@ -116,18 +126,18 @@ function draw(view, { plot, strip, x, y, slope, font, narrow }) {
   if (!fresh && view.frozenHere > 1) for (const noise of view.others) parabola("faint", (m) => loss(m, noise));
   parabola("truth", (m) => m * m + 1);
   const legend = (row, mark, words) => {
-    const [a, b] = [plot.left + 10, plot.top + font * (0.9 + 1.4 * row)];
+    const [a, b] = [key.x, key.y + font * 1.4 * row];
     out.push(mark(a, b - font * 0.35), text(a + 30, b, words, "start", "halo"));
   };
   legend(0, (a, b) => line("truth", a, b, a + 24, b), "truth, μ² + 1");
   for (const v of view.visits) out.push(dot("red", x(v.mu), y(Math.min(v.loss, TOP)), fresh ? 3.5 : 2.5));
-  legend(1, (a, b) => dot("red", a + 12, b, 4), "fresh: new noise at each visit");
+  legend(1, (a, b) => dot("red", a + 12, b, 4), state.guess ? "fresh: new noise at each visit" : `estimate from ${view.size} draws`);
   if (fresh) {
     if (view.here.length > 1) {
       const [low, high] = [Math.min(...view.here), Math.max(...view.here)];
       out.push(line("red thick", x(mu), y(low), x(mu), y(Math.min(high, TOP))));
       for (const b of view.here) out.push(dot("open", x(mu), y(Math.min(b, TOP)), 5));
-      const side = mu > 0.7 ? -1 : 1;
+      const side = mu > 0.9 ? -1 : 1;
       out.push(text(x(mu) + side * 18, y(Math.min(high, TOP)) - font, `one μ, ${view.here.length} heights`, side < 0 ? "end" : "start", "halo bold"));
     }
     if (open) {
@@ -152,22 +162,23 @@ function draw(view, { plot, strip, x, y, slope, font, narrow }) {
       legend(4, (a, b) => line("faint", a, b, a + 24, b), "frozen, 20 other seeds");
     }
   }
-  const hint = !state.guess ? "Predict first, then drag the dot."
-    : fresh ? (view.here.length > 1 && !open && state.frozen === "" ? "Now freeze the noise, and drag again." : view.visits.length < 2 ? "Drag the dot right and back \u21c6" : "")
+  const hint = !state.guess ? "Predict first, then drag."
+    : fresh ? (view.here.length > 1 && !open && state.frozen === "" ? "Now freeze, drag again." : view.visits.length < 2 ? "Drag the dot right and back \u21c6" : "")
     : view.frozenHere < 2 ? (view.trail.length < 2 ? "Drag the square right and back \u21c6" : "… and back to where you started") : "";
   if (hint) out.push(text(plot.right - 4, plot.bottom - font * 0.8, hint, "end", "halo bold"));
   if (!open) return out.join("");
 
   const bottom = strip.top + 2 * strip.row + font * 0.8;
-  const quotient = narrow ? "" : `: (loss at μ + h/2, less loss at μ ${MINUS} h/2) / h`;
-  out.push(text(0, strip.top - font * 1.2, `20 slopes${quotient}, h = ${h}`, "start", "bold"));
+  const round = (t) => fix(t, Number.isInteger(Number(t.toFixed(1))) ? 0 : 1);
+  out.push(text(0, strip.top - font * 1.2, narrow ? `20 slopes, h = ${h}; axis ± ${reach}` : `20 slopes (loss at μ + h/2, less loss at μ ${MINUS} h/2) / h, with h = ${h}`, "start", "bold"));
   out.push(line("truth", plot.left, strip.top - font * 0.2, plot.left + 24, strip.top - font * 0.2), text(plot.left + 30, strip.top + font * 0.15, `true slope 2μ = ${fix(2 * mu, 2)}`, "start", "halo"));
-  const ticks = narrow ? [-1000, -30, -2, 2, 30, 1000] : [-1000, -100, -10, -1, 0, 1, 10, 100, 1000];
-  for (const t of ticks) {
-    out.push(line("grid", slope(t), strip.top, slope(t), bottom), text(slope(t), bottom + font * 1.2, fix(t, 0), "middle", "mute"));
+  for (const part of narrow ? [-1, 0, 1] : [-1, -0.5, 0, 0.5, 1]) {
+    const t = 2 * mu + part * reach;
+    const side = { "-1": "start", 1: "end" }[part] || "middle";
+    out.push(line("grid", slope(t), strip.top, slope(t), bottom), text(slope(t), bottom + font * 1.2, round(t), side, "mute"));
   }
-  out.push(text(plot.right, bottom + font * 2.4, narrow ? "slope (log beyond ±1)" : "slope (one axis for both rows; logarithmic beyond ±1)", "end"));
-  out.push(line("truth", slope(2 * mu), strip.top, slope(2 * mu), bottom));
+  out.push(text(plot.right, bottom + font * 2.4, narrow ? "slope; h sets the range" : `slope, from ${round(2 * mu - reach)} to ${round(2 * mu + reach)} (linear; each h has its own range)`, "end"));
+  out.push(line("truth", slope(2 * mu), strip.top + font * 0.5, slope(2 * mu), bottom));
   const row = (i, mark, kind, xs, words) => {
     const top = strip.top + font * 0.6 + i * strip.row;
     out.push(mark(kind, plot.left + 6, top + font * 0.75, 4), text(plot.left + 16, top + font * 1.1, words, "start", "halo"));
@@ -178,6 +189,7 @@ function draw(view, { plot, strip, x, y, slope, font, narrow }) {
   return out.join("");
 }
 
+const BETS = { better: "better", same: "as it is", worse: "ten times worse" };
 const open = (view) => view.open;
 const spec = {
   name: "fresh-or-frozen",
@@ -186,7 +198,8 @@ const spec = {
     guess: { among: ["", "same", "other"] },
     noise: { among: ["fresh", "frozen"] },
     mu: { min: LOW, max: HIGH, step: STEP },
-    slopes: { among: ["hidden", "shown"] },
+    bet: { among: ["", "better", "same", "worse"] },
+    shrunk: { among: ["no", "yes"] },
     logstep: { min: -3, max: 0.6, step: 0.05 },
     fresh: { like: /^[0-9A-Za-e]{1,200}$/ },
     frozen: { like: /^[0-9A-Za-e]{0,200}$/ },
@@ -197,46 +210,53 @@ const spec = {
   stillState: { guess: "other", noise: "frozen", fresh: "KMOQSUWYacaYWUSQOMK", frozen: "KeAK" },
   layout, draw, handles,
   ask: {
-    question: "<b>Predict first.</b> At every move of the dot the loss is estimated again, from new noise. " +
-      "You leave μ = 1 and come back. Is the dot at the same height?",
+    question: "<b>Predict first.</b> The dot is an estimate of the loss at μ = 1. " +
+      "You drag it away, and back to μ = 1. At what height does it stand?",
     options: [["same", "At the same height"], ["other", "At another height"]],
     verdict: (view) => `Your guess: <b>at ${view.state.guess === "same" ? "the same" : "another"} height</b>.` +
-      (view.here.length > 1 ? ` Seen with fresh noise at μ = ${fix(view.mu, 2)}: ${view.here.slice(-4).map((b) => fix(b, 2)).join(", ")}.` : ""),
+      (view.here.length > 1 ? ` Seen with fresh noise at μ = ${fix(view.mu, 2)}: ${view.here.slice(-4).map((b) => fix(b, 2)).join(", ")}.` : "") +
+      (view.open ? `<br>Your guess for a tenth of the step: <b>${BETS[view.state.bet]}</b>.` : "") +
+      (view.state.shrunk === "yes" ? ` Seen with fresh noise: from h = 0.1 to 0.01 the standard deviation goes from ${view.presets.map((d) => d.toPrecision(3)).join(" to ")}, ten times worse.` : ""),
   },
   controls: [
     { key: "mu", label: "Mean μ", text: (v) => fix(v, 2) },
-    { key: "noise", label: "Noise ε", options: [["fresh", "Fresh"], ["frozen", "Frozen"]] },
-    { key: "slopes", label: "Slope", options: [["shown", "Measure with a step h"]], show: (view) => view.frozenHere > 1 && !view.open },
+    { key: "noise", label: "Noise ε", options: [["fresh", "Fresh"], ["frozen", "Frozen"]], show: (view) => !view.open },
+    {
+      key: "bet", options: Object.entries(BETS), show: (view) => view.frozenHere > 1 && !view.open,
+      label: "<b>Predict again.</b> Measure the slope from two losses, a step h apart; then shrink h tenfold. With fresh noise, does the slope get better, stay as it is, or get ten times worse?",
+    },
     { key: "logstep", label: "Preset step", options: [[-1, "h = 0.1"], [-2, "0.01"], [-3, "0.001"]], show: open },
     { key: "logstep", label: "Step h", nudge: 0.1, text: (v) => Number((10 ** v).toPrecision(3)), show: open },
   ],
   moved(state, key) {
-    if (key !== "mu" && key !== "noise") return;
+    if (key === "logstep" && state.logstep <= -2) state.shrunk = "yes";
+    if (!["mu", "noise", "bet"].includes(key)) return;
+    const kind = state.bet ? "fresh" : state.noise;
     const now = POINTS[index(state.mu)];
-    const trail = state[state.noise];
-    if (key === "noise" && trail.at(-1) === now) return;
-    state[state.noise] = (trail + now).slice(-KEEP);
-    if (state.noise === "fresh" && trail.length === KEEP) state.from += 1;
+    const trail = state[kind];
+    if (key !== "mu" && trail.at(-1) === now) return;
+    state[kind] = (trail + now).slice(-KEEP);
+    if (kind === "fresh" && trail.length === KEEP) state.from += 1;
   },
   status(view) {
     const { state, here, mu } = view;
     if (!state.guess) return "Choose a prediction to unlock the dot.";
     const where = `μ = ${fix(mu, 2)}`;
-    if (view.open) return `Step h = ${view.h} at ${where}: the slope's standard deviation is ${view.freshDeviation.toPrecision(3)} with fresh noise, ${view.frozenDeviation.toPrecision(3)} with frozen noise.`;
-    if (state.noise === "fresh") return here.length > 1
+    if (view.open) return `Step h = ${view.h} at ${where}: the slope's standard deviation is ${view.freshDeviation.toPrecision(3)} with fresh noise, ${view.frozenDeviation.toPrecision(3)} with frozen noise.${state.shrunk === "no" ? " Now press 0.01." : ""}`;
+    if (view.fresh) return here.length > 1
       ? `${where}, ${here.length} visits, ${here.length} heights: ${here.slice(-4).map((b) => fix(b, 2)).join(", ")}.`
       : `${where}: fresh estimate ${fix(handle(view), 2)}, truth ${fix(view.truth, 2)}.`;
     return `${where}: frozen estimate ${fix(view.frozen, 2)}` + (view.frozenHere > 1
       ? ` at each of ${view.frozenHere} visits, with slope ${fix(view.tangent, 2)} (true slope ${fix(2 * mu, 2)}).` : `, truth ${fix(view.truth, 2)}.`);
   },
-  goal: (view) => view.open && {
-    text: `Keep the noise fresh, and find a step h at which its slope is as steady as the frozen one (standard deviation at most ${view.frozenDeviation.toPrecision(3)}).`,
+  goal: (view) => view.state.shrunk === "yes" && {
+    text: `For the fresh row, find a step h at which it is as steady as the frozen row (standard deviation at most ${view.frozenDeviation.toPrecision(3)}).`,
     done: view.freshDeviation <= view.frozenDeviation,
     found: `It takes h = ${view.h}, a step as wide as the plot. For z² such a difference still has the right mean; for a loss with more bends it measures another slope. Frozen noise is this steady at any step.`,
   },
   story: (view) => view.frozenHere > 1 || view.open
-    ? `<p><b>What was to be found.</b> ${view.state.claim} Two visits to one μ differ by chance, and a difference quotient divides that by h: with fresh noise its standard deviation grows like 1/h. With frozen noise the same ${view.size} ε serve every μ, so the estimate is a differentiable function of μ, and its slope, the mean of 2(μ + ε), has standard deviation 2/√${view.size} at every h.</p>` +
-      `<p class="small"><b>Limits.</b> Differentiable is not exact: each gray curve is another frozen seed, smooth, and off the dashed truth. And z² is smooth; for a step, the frozen curve is a staircase whose slope is 0 almost everywhere (chapter 2).</p>` : "",
+    ? `<p><b>What was to be found.</b> ${view.state.claim}` + (view.state.shrunk === "yes" ? ` Two visits to one μ differ by chance, and a difference quotient divides that difference by h: with fresh noise its standard deviation grows like 1/h. With frozen noise the same ${view.size} ε serve every μ, so the estimate is a differentiable function of μ, and its slope, the mean of 2(μ + ε), has standard deviation 2/√${view.size} at every h.` : "") + "</p>" +
+      `<p class="small"><b>Limits.</b> Differentiable is not exact: the gray curves, other frozen seeds, are smooth too, and off the dashed truth. And z² is smooth; for a step, the frozen curve is a staircase whose slope is 0 almost everywhere (chapter 2).</p>` : "",
   table(view) {
     const rows = view.visits.slice(-12).map((v, i, all) => [view.state.from + view.visits.length - all.length + i + 1, fix(v.mu, 2), fix(v.loss, 3), fix(loss(v.mu, bank(view.state)[0]), 3), fix(v.mu ** 2 + 1, 3)]);
     return {

@@ -9,6 +9,8 @@ const FUNCTIONS = {
 };
 const SIGN = { mu: "μ", sigma: "σ" };
 const BIN = 0.5;
+// Whether z² is smaller at σ = 2 than at σ = 1.
+const falls = (mu) => (e) => Math.abs(mu + 2 * e) < Math.abs(mu + e);
 
 function model(state) {
   const { mu, sigma, wrt } = state;
@@ -21,11 +23,11 @@ function model(state) {
     gradients[key] = z.map((value, i) => slope(value) * jacobian[key][i]);
     estimates[key] = mean(gradients[key]);
   }
-  const size = eps.map(Math.abs);
   return {
     state, mu, sigma, eps, z, label, f, jacobian, gradients, estimates, exact: exact(mu, sigma),
     values: z.map(f),
-    nearest: size.indexOf(Math.min(...size)), farthest: size.indexOf(Math.max(...size)),
+    // Before the reveal nothing may give the answer away.
+    falling: eps.map(state.seen === "yes" ? falls(mu) : () => false),
     counts: range((2 * EDGE) / BIN).map((i) => z.filter((v) => v >= i * BIN - EDGE && v < (i + 1) * BIN - EDGE).length),
     arrows: jacobian[wrt], terms: gradients[wrt],
   };
@@ -61,8 +63,7 @@ function handles({ mu, sigma }, { x, z, grips }) {
 
 function draw(view, { x, left, right, top, rail, grips, under, panel, second, bottom, font, narrow }) {
   const { state, mu, sigma, eps, z } = view;
-  // Before the reveal nothing may give the answer away.
-  const nearest = state.seen === "yes" ? view.nearest : -1;
+  const kindOf = (i, other) => view.falling[i] ? "green" : other;
   const ticks = narrow ? [-6, -3, 0, 3, 6] : [-6, -4, -2, 0, 2, 4, 6];
   const out = [];
   const axis = (y, name, marked = true) => {
@@ -75,17 +76,17 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
   out.push(text(0, font, narrow ? "24 fixed ε, on strings to z = μ + σ·ε" : "24 fixed draws ε, each on a string to its sample z = μ + σ·ε"));
   out.push(line("faint", x(mu), rail, x(mu), grips + 30));
   axis(top, narrow ? "ε" : "ε, same scale", false);
-  eps.forEach((e, i) => out.push(line(i === nearest ? "green" : "faint", x(e), top, x(z[i]), rail)));
+  eps.forEach((e, i) => out.push(line(kindOf(i, "faint"), x(e), top, x(z[i]), rail)));
   axis(rail, "z");
-  eps.forEach((e, i) => out.push(dot(i === nearest ? "green" : "open", x(e), top, 4)));
-  eps.forEach((e, i) => out.push(dot(i === nearest ? "green" : "red", x(z[i]), rail, 4)));
-  if (nearest >= 0) out.push(text(x(eps[nearest]), top - font * 0.8, `ε = ${fix(eps[nearest], 2)}`, "middle", "halo"));
+  eps.forEach((e, i) => out.push(dot(kindOf(i, "open"), x(e), top, 4)));
+  eps.forEach((e, i) => out.push(dot(kindOf(i, "red"), x(z[i]), rail, 4)));
   out.push(text(x(mu) - 16, grips - 14 + 5, "μ", "end", "halo bold"));
   out.push(line("red thick", x(mu), grips + 30, x(mu + sigma), grips + 30), 
     x(mu + sigma) + font * 6 > right ? text(x(mu) - 8, grips + 35, `σ = ${fix(sigma, 2)}`, "end", "halo bold")
       : text(x(mu + sigma) + 16, grips + 35, `σ = ${fix(sigma, 2)}`, "start", "halo bold"));
-  const hint = !state.guess ? "Predict first." : state.seen === "no" ? narrow ? "Drag to σ = 2 \u2192" : "Drag the square to σ = 2 \u2192" : "";
-  if (hint) out.push(mu > 0 ? text(left, grips - 9, hint, "start", "bold") : text(right, grips - 9, hint, "end", "bold"));
+  const beside = mu > 0 ? left : right - font * (narrow ? 8 : 13);
+  if (state.seen === "yes") out.push(line("green", beside, grips - 14, beside + 14, grips - 14), text(beside + 19, grips - 9, "z² falls: " + fallen(view, narrow)));
+  else out.push(text(beside, grips - 9, !state.guess ? "Predict first." : narrow ? "To σ = 2 \u2192" : "Drag the square to σ = 2 \u2192", "start", "bold"));
 
   if (state.part === "samples") {
     const peak = (24 * BIN) / (sigma * Math.sqrt(2 * Math.PI));
@@ -107,7 +108,7 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
     const step = panel / 25;
     view.arrows.forEach((a, i) => {
       const y = under + font * 0.3 + step * (24 - i);
-      out.push(dot(i === nearest ? "green" : "open", x(z[i]), y, 2.5), arrow(i === nearest ? "green" : kind, x(z[i]), y, clamp(x(z[i] + a), left, right), y));
+      out.push(dot("open", x(z[i]), y, 2.5), arrow(kind, x(z[i]), y, clamp(x(z[i] + a), left, right), y));
     });
     axis(bottom, "z");
     return out.join("");
@@ -123,7 +124,7 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
   z.forEach((v, i) => {
     const d = 0.3 * view.arrows[i];
     const rise = 0.3 * view.terms[i];
-    out.push(dot("open", x(v), y(view.values[i]), 3), arrow(i === nearest ? "green" : kind, x(v), y(view.values[i]), clamp(x(v + d), left, right), y(view.values[i] + rise)));
+    out.push(dot("open", x(v), y(view.values[i]), 3), arrow(kind, x(v), y(view.values[i]), clamp(x(v + d), left, right), y(view.values[i] + rise)));
   });
   out.push(line("", left, floor, right, floor));
   const reach = (sign) => [3, 6, 12, 24, 48].find((b) => view.terms.every((t) => sign * t <= b));
@@ -131,7 +132,7 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
   const g = scale(-down, up, bottom, second);
   out.push(text(0, second - font * 1.9, narrow ? `each f′(z)·∂z/∂${name}, and their mean` : `each sample's gradient f′(z)·∂z/∂${name}, and their mean`));
   for (const t of [-down, 0, up]) out.push(line("grid", left, g(t), right, g(t)), text(left - 4, g(t) + 4, fix(t, 0), "end", "mute"));
-  view.terms.forEach((t, i) => out.push(arrow(i === nearest ? "green" : kind, x(z[i]), g(0), x(z[i]), g(t), 4)));
+  view.terms.forEach((t, i) => out.push(arrow(kind, x(z[i]), g(0), x(z[i]), g(t), 4)));
   const [estimate, exact] = [view.estimates[state.wrt], view.exact[state.wrt]];
   out.push(line("thick " + kind, left, g(estimate), right, g(estimate)), line("truth", left, g(exact), right, g(exact)));
   out.push(line("thick " + kind, left, second - font * 0.9, left + 24, second - font * 0.9), text(left + 30, second - font * 0.5, `mean ${fix(estimate, 2)}`, "start", "halo"));
@@ -141,12 +142,13 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
   return out.join("");
 }
 
+const fallen = ({ falling }, narrow) => falling.filter(Boolean).length + (narrow ? "" : " of 24");
 const later = (part) => (view) => view.state.seen === "yes" && (!part || part.includes(view.state.part));
 const spec = {
   name: "mu-sigma-epsilon",
   title: "μ, σ, ε",
   fields: {
-    guess: { among: ["", "left", "zero", "same"] },
+    guess: { among: ["", "all", "most", "half"] },
     seen: { among: ["no", "yes"] },
     mu: { min: -2, max: 2, step: 0.05 },
     sigma: { min: 0.25, max: 2.25, step: 0.05 },
@@ -155,16 +157,18 @@ const spec = {
     f: { among: ["square", "sine"] },
   },
   given: ["claim", "noise"],
-  stillState: { guess: "zero", seen: "yes", sigma: 2 },
+  stillState: { guess: "most", seen: "yes", sigma: 2 },
   model, layout, draw, handles,
   ask: {
-    question: "<b>Predict first.</b> σ doubles, from 1 to 2. Which sample z moves least?",
-    options: [["left", "The leftmost"], ["zero", "The one with ε nearest 0"], ["same", "All move alike"]],
-    verdict(view) {
-      const { state, eps, nearest, farthest } = view;
-      const words = { left: "the leftmost", zero: "the one with ε nearest 0", same: "all move alike" }[state.guess];
-      return `Your guess: <b>${words}</b>.` + (state.seen === "yes"
-        ? ` Seen from σ = 1 to 2: ε = ${fix(eps[nearest], 2)} moves its z by ${fix(eps[nearest], 2)}; ε = ${fix(eps[farthest], 2)} by ${fix(eps[farthest], 2)}.` : "");
+    question: "<b>Predict first.</b> At μ = 1, σ doubles from 1 to 2. For how many of the 24 samples does z² rise?",
+    options: [["all", "For all"], ["most", "For most"], ["half", "For about half"]],
+    verdict({ state, eps }) {
+      const [words, why] = {
+        all: ["for all", "ε between \u22122/3 and 0 brings z nearer to 0, and z² falls."],
+        most: ["for most", "Only ε between \u22122/3 and 0 brings z nearer to 0."],
+        half: ["for about half", "Not only where ε > 0: below \u22122/3, z swings past 0, and z² rises too."],
+      }[state.guess];
+      return `Your guess: <b>${words}</b>.` + (state.seen === "yes" ? ` Seen at μ = 1: z² rises for ${24 - eps.filter(falls(1)).length} of 24. ${why}` : "");
     },
   },
   controls: [
@@ -178,12 +182,11 @@ const spec = {
     if (state.sigma >= 1.95) state.seen = "yes";
   },
   status(view) {
-    const { state, mu, sigma, eps, z, nearest } = view;
+    const { state, mu, sigma, eps, z } = view;
     if (!state.guess) return "Choose a prediction to unlock μ and σ.";
     const where = `μ = ${fix(mu, 2)}, σ = ${fix(sigma, 2)}`;
     const name = SIGN[state.wrt];
-    if (state.seen === "no") return `${where}: samples from ${fix(z[0], 2)} to ${fix(z.at(-1), 2)}.`;
-    if (state.part === "samples") return `${where}: the sample with ε = ${fix(eps[nearest], 2)} is at z = ${fix(z[nearest], 2)}; all lie from ${fix(z[0], 2)} to ${fix(z.at(-1), 2)}.`;
+    if (state.part === "samples") return `${where}: samples from ${fix(z[0], 2)} to ${fix(z.at(-1), 2)}` + (state.seen === "yes" ? `; as σ goes from 1 to 2, z² falls for ${fallen(view)}.` : ".");
     if (state.part === "arrows") return state.wrt === "mu" ? `${where}: every ∂z/∂μ is 1.` : `${where}: ∂z/∂σ is ε, from ${fix(eps[0], 2)} to ${fix(eps.at(-1), 2)}, whatever μ and σ are.`;
     return `${where}, f = ${view.label}: the mean of 24 gradients by ${name} is ${fix(view.estimates[state.wrt], 2)}; exactly, it is ${fix(view.exact[state.wrt], 2)}.`;
   },

@@ -87,6 +87,7 @@ button[aria-pressed=true]{background:var(--ink);color:var(--paper)}
 .handle.off{cursor:not-allowed}
 .row{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center;margin:8px 0}
 .row>.label{flex:0 0 10.5em}
+.row>.label:has(b){flex-basis:100%}
 .narrow .row>.label{flex-basis:100%;margin-bottom:-6px}
 .row input{flex:1 1 40px;min-width:40px;height:32px;margin:0;accent-color:var(--blue)}
 .out{min-width:3.5em}
@@ -176,6 +177,8 @@ function explore(spec, { model, el }) {
   const dialog = make("dialog", { data: { "aria-label": spec.title } });
   root.append(make("style", { textContent: PAGE }), box, dialog);
 
+  // Where focus goes when the button that had it goes away.
+  const front = () => grips.values().next().value.g.focus({ preventScroll: true });
   const controls = spec.controls.map((control) => {
     const field = spec.fields[control.key];
     const label = make("span", { className: "label", innerHTML: control.label });
@@ -183,7 +186,7 @@ function explore(spec, { model, el }) {
     if (control.options) {
       const buttons = control.options.map(([value, words]) => {
         const button = make("button", { innerHTML: words });
-        button.onclick = () => { set(control.key, value); settle(); };
+        button.onclick = () => { set(control.key, value); settle(); if (row.hidden) front(); };
         row.append(button);
         return [value, button];
       });
@@ -213,7 +216,7 @@ function explore(spec, { model, el }) {
   });
   for (const [value, words] of spec.ask.options) {
     const button = make("button", { innerHTML: words });
-    button.onclick = () => { set("guess", value); settle(); grips.values().next().value.g.focus({ preventScroll: true }); };
+    button.onclick = () => { set("guess", value); settle(); front(); };
     answers.append(button);
   }
   answers.setAttribute("aria-label", "Your prediction");

@@ -42,5 +42,5 @@ function short(svg) {
     return kind === "open" ? stroke("line", 2 * r + 1.2) + stroke("paper", 2 * r - 1.2) : stroke(kind, 2 * r);
   });
   const whole = disks.replace(/ d="[^"]*"/g, (d) => d.replace(/-?\d+\.\d+/g, (x) => Math.round(x)));
-  return whole.replaceAll('"', "'");
+  return whole.replace(/ class=""| text-anchor="start"/g, "").replaceAll('"', "'");
 }
