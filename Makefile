@@ -19,7 +19,7 @@ export TQDM_DISABLE := 1
 quiet_threads := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test lint format notebooks benchmarks mutants stills long-runs repoint constraints browser clean
+.PHONY: FORCE help book serve test lint format notebooks benchmarks mutants stills long-runs repoint constraints browser clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -92,11 +92,16 @@ $(INSTALLED): requirements.txt constraints.txt pyproject.toml
 
 # Sphinx forgets the warnings of pages that it does not read again, so a failed build must leave
 # nothing behind that would let the next one pass.
-$(BUILT): $(PAGES) _build/.settings
+$(BUILT): $(PAGES) _build/.pages _build/.settings
 	@echo "==> building the book"
 	@$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf $(HTML) _build/.doctrees; \
 	  echo "make: the book did not build; the warnings above say where" >&2; exit 1; }
 	@touch $@
+
+# A page that is gone changes the list, so that its absence is noticed, too.
+_build/.pages: FORCE
+	@mkdir -p _build
+	@echo "$(PAGES)" | cmp -s - $@ || echo "$(PAGES)" > $@
 
 _build/.settings: $(SETTINGS)
 	@rm -rf $(HTML) _build/.doctrees $(BUILT)
