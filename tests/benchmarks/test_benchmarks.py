@@ -42,13 +42,14 @@ def report(name: str, ours: list[float], theirs: list[float]) -> float:
         )
 
     ratio = min(ours) / min(theirs)
-    print(f"\n{name:14s} ours {shown(ours)}  by hand {shown(theirs)}  ratio {ratio:.4g}")
+    print(f"\n{name:32s} ours {shown(ours)}  by hand {shown(theirs)}  ratio {ratio:.4g}")
     return ratio
 
 
-def test_measure_against_a_loop_of_backward_calls():
-    """10,000 replicates of a gradient in two parameters; target: 100 times faster."""
-    replicates = 10_000
+@pytest.mark.parametrize(("replicates", "target"), [(1_000, None), (10_000, 100)])
+def test_measure_against_a_loop_of_backward_calls(replicates, target):
+    """A gradient in two parameters. The probes of `measure` cost a millisecond or two whatever
+    the number of replicates, so that 1,000 are reported, and 10,000 held to the target."""
 
     def batch():
         parameters = {"loc": torch.tensor(1.0), "scale": torch.tensor(2.0)}
@@ -65,8 +66,8 @@ def test_measure_against_a_loop_of_backward_calls():
         columns = [torch.stack(column) for column in zip(*gradients, strict=True)]
         [(c.mean(), c.var()) for c in columns]
 
-    ratio = report("measure", *interleaved(batch, loop, rounds=4))
-    assert 1 / ratio >= 100, f"measure is {1 / ratio:.0f} times faster than the loop, target 100"
+    ratio = report(f"measure {replicates}", *interleaved(batch, loop, rounds=4))
+    assert target is None or 1 / ratio >= target, f"measure is {1 / ratio:.0f} times faster"
 
 
 def by_hand_pathwise(q):
@@ -79,15 +80,30 @@ def by_hand_score(q):
     return (z.square() * torch.exp(log_prob - log_prob.detach())).mean(0)
 
 
+def arithmetic_pathwise(q):
+    return (q.loc + q.scale * torch.randn_like(q.loc)).square()
+
+
+def arithmetic_score(q):
+    with torch.no_grad():
+        z = q.loc + q.scale * torch.randn_like(q.loc)
+    log_prob = -((z - q.loc) ** 2) / (2 * q.scale**2) - q.scale.log()
+    return z.square() * (log_prob - log_prob.detach() + 1)
+
+
 @pytest.mark.parametrize(
-    ("name", "estimator", "by_hand"),
+    ("name", "estimator", "by_hand", "target"),
     [
-        ("Pathwise", Pathwise(), by_hand_pathwise),
-        ("ScoreFunction", ScoreFunction(), by_hand_score),
+        ("Pathwise", Pathwise(), by_hand_pathwise, 1.1),
+        ("ScoreFunction", ScoreFunction(), by_hand_score, 1.1),
+        # Without torch.distributions: what the generality of `distribution` costs.
+        ("Pathwise / bare arithmetic", Pathwise(), arithmetic_pathwise, None),
+        ("ScoreFunction / bare arithmetic", ScoreFunction(), arithmetic_score, None),
     ],
 )
-def test_estimators_against_the_same_lines_by_hand(name, estimator, by_hand):
-    """10⁵ elements, forward and backward; target: within 10 %."""
+def test_estimators_against_the_same_lines_by_hand(name, estimator, by_hand, target):
+    """10⁵ elements, forward and backward; target: within 10 % of the same lines on the same
+    distribution. Against bare arithmetic the ratio is reported."""
     loc = torch.randn(100_000, requires_grad=True)
     scale = torch.rand(100_000).add(0.5).requires_grad_()
 
@@ -99,7 +115,7 @@ def test_estimators_against_the_same_lines_by_hand(name, estimator, by_hand):
         torch.autograd.grad(by_hand(Normal(loc, scale, validate_args=False)).sum(), (loc, scale))
 
     ratio = report(name, *interleaved(ours, theirs, rounds=200))
-    assert ratio <= 1.1, f"{name} takes {ratio:.2f} times as long as by hand, target 1.1"
+    assert target is None or ratio <= target, f"{name} takes {ratio:.2f} times as long as by hand"
 
 
 def test_the_vae_of_chapter_2_trains_in_time():
