@@ -1,5 +1,6 @@
 """The three estimators: by hand on shared noise, exactly by enumeration, and on bad input."""
 
+import dataclasses
 import math
 
 import pytest
@@ -151,14 +152,23 @@ def test_enumeration_second_derivative_and_limit():
     (g,) = torch.autograd.grad(Enumeration()(lambda b: b.prod(-1), q), theta, create_graph=True)
     (h,) = torch.autograd.grad(g[0], theta)
     torch.testing.assert_close(h, torch.tensor([0.0, 1.0], dtype=F64))
-    assert Enumeration(max_points=4)(lambda b: b.sum(-1), q).item() == pytest.approx(0.5)
-    with pytest.raises(ValueError, match=r"visit 2\*\*2 points, more than max_points=3"):
-        Enumeration(max_points=3)(lambda b: b.sum(-1), q)
+    three = Independent(Bernoulli(T([0.2, 0.3, 0.4])), 1)
+    assert Enumeration(max_points=8)(lambda b: b.sum(-1), three).item() == pytest.approx(0.9)
+    with pytest.raises(ValueError, match=r"visit 2\*\*3 points, more than max_points=7"):
+        Enumeration(max_points=7)(lambda b: b.sum(-1), three)
     most = 2**20  # the default
     mean = Enumeration()(lambda b: b, Binomial(most - 1, T(0.3)))
     assert mean.item() == pytest.approx(0.3 * (most - 1))
     with pytest.raises(ValueError, match=f"max_points={most}"):
         Enumeration()(lambda b: b, Binomial(most, T(0.3)))
+
+
+@pytest.mark.parametrize("kind", [Pathwise, ScoreFunction, Enumeration])
+def test_estimators_are_values(kind):
+    """Two of a kind are one key of a dict, and nobody changes a shared one."""
+    assert len({kind(), kind()}) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kind().max_points = 3
 
 
 def test_nesting_is_exact(monkeypatch):
@@ -236,6 +246,7 @@ def test_under_torch_compile(estimator):
         MultivariateNormal(torch.zeros(2, 3), torch.eye(3)),
         Exponential(torch.ones(())),
         Independent(Normal(torch.zeros(4, 2), 1.0), 2),
+        Independent(Normal(torch.zeros(2, 1), 1.0), 1),
     ],
     ids=lambda q: type(q).__name__,
 )
@@ -296,6 +307,8 @@ def test_bad_distributions(estimator, q):
         estimator(torch.square, torch.ones(2))
     with pytest.raises(ValueError, match=r"empty: batch_shape \(0,\)"):
         estimator(torch.square, Normal(torch.zeros(0), torch.ones(0)))
+    with pytest.raises(ValueError, match=r"empty: .*event_shape \(0,\)"):
+        estimator(torch.square, Independent(Normal(torch.zeros(2, 0), 1.0), 1))
 
 
 def test_pathwise_refuses_what_has_no_path():
@@ -308,6 +321,15 @@ def test_pathwise_refuses_what_has_no_path():
     with pytest.raises(ValueError, match="does not depend on the sample"):
         Pathwise()(lambda z: w * z.detach(), NORMAL)
     Pathwise()(lambda z: (z > 0).float(), Normal(0.0, 1.0))  # nothing wants a gradient
+
+    def doubled(z):  # 2**60 ways through the graph, none of them to z
+        y = w.expand(z.shape)
+        for _ in range(60):
+            y = (y + y) / 2
+        return y
+
+    with pytest.raises(ValueError, match="does not depend on the sample"):
+        Pathwise()(doubled, NORMAL)
 
 
 def test_score_function_refuses_a_moving_support():

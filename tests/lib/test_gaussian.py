@@ -77,9 +77,10 @@ def test_second_derivative():
     torch.testing.assert_close(second, expected)
 
 
-def test_as_a_layer():
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)])
+def test_as_a_layer(shape):
     layer = ReparameterizedSampling()
-    mu, log_var = torch.randn(5, 3), torch.randn(5, 3)
+    mu, log_var = torch.randn(shape), torch.randn(shape)
     torch.manual_seed(0)
     z = layer(mu, log_var)
     torch.manual_seed(0)
@@ -290,9 +291,17 @@ def test_bad_pairs(function, mu, log_var, error, says):
         function(mu, log_var)
 
 
-@pytest.mark.parametrize("single", [ones(4, 3), ones(())])
-def test_bad_single_input_of_the_layer(single):
-    with pytest.raises(ValueError, match="side by side in its last dimension"):
+@pytest.mark.parametrize(
+    ("single", "error", "says"),
+    [
+        (ones(4, 3), ValueError, "side by side in its last dimension"),
+        (ones(4, 4, 3), ValueError, "side by side in its last dimension"),
+        (ones(()), ValueError, "side by side in its last dimension"),
+        ([1.0, 0.0], TypeError, "mu must be a tensor, got list"),
+    ],
+)
+def test_bad_single_input_of_the_layer(single, error, says):
+    with pytest.raises(error, match=says):
         ReparameterizedSampling()(single)
 
 
