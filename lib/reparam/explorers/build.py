@@ -78,7 +78,13 @@ def build(explorer: Explorer) -> dict[str, str]:
     javascript = javascript.replace("\n", "")
     with_still = f"{runtime}\n{own}\n{still}".replace("export default {", "export default { still,")
     picture = _run(with_still, explorer.state, "widget.still(widget.spec, state)")
-    return {f"built/{explorer.name}.js": javascript, f"stills/{explorer.name}.svg": picture}
+    derived = {f"built/{explorer.name}.js": javascript, f"stills/{explorer.name}.svg": picture}
+    if explorer.name == "mu_sigma_epsilon":  # for the start page: without the answer to its puzzle
+        unspoiled = "{...widget.spec, stillState: {...widget.spec.stillState, seen: ''}}"
+        derived["stills/start_page.svg"] = _run(
+            with_still, explorer.state, f"widget.still({unspoiled}, state)"
+        )
+    return derived
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ function draw(view, { x, left, right, top, rail, grips, under, panel, second, bo
       : text(x(mu + sigma) + 16, grips + 35, `σ = ${fix(sigma, 2)}`, "start", "halo bold"));
   const beside = mu > 0 ? left : right - font * (narrow ? 8 : 13);
   if (state.seen === "yes") out.push(line("green", beside, grips - 14, beside + 14, grips - 14), text(beside + 19, grips - 9, "z² falls: " + fallen(view, narrow)));
-  else out.push(text(beside, grips - 9, !state.guess ? "Predict first." : narrow ? "To σ = 2 \u2192" : "Drag the square to σ = 2 \u2192", "start", "bold"));
+  else if (state.seen) out.push(text(beside, grips - 9, !state.guess ? "Predict first." : narrow ? "To σ = 2 \u2192" : "Drag the square to σ = 2 \u2192", "start", "bold"));
 
   if (state.part === "samples") {
     const peak = (24 * BIN) / (sigma * Math.sqrt(2 * Math.PI));
