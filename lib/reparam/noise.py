@@ -38,6 +38,8 @@ def exponential_noise(
         TypeError: if `dtype` is not a floating-point type.
         ValueError: if `size` is negative somewhere.
 
+    Derived in chapter 5.
+
     >>> e = exponential_noise(1000, generator=torch.Generator().manual_seed(0))
     >>> bool((e > 0).all())
     True
@@ -57,6 +59,8 @@ def open_uniform_noise(
     Near 0 it is as fine as the dtype's smallest numbers; near 1 it stops at the largest number
     below 1, where all that would round to 1 is gathered. Arguments and errors are those of
     `exponential_noise`.
+
+    Derived in chapter 5.
 
     >>> u = open_uniform_noise((2, 3), dtype=torch.bfloat16)
     >>> u.shape, bool(((u > 0) & (u < 1)).all())
@@ -81,6 +85,8 @@ def gumbel_noise(
     `exponential_noise`. Source: Gumbel (1954); Maddison, Tarlow and Minka (2014),
     https://arxiv.org/abs/1411.0030.
 
+    Derived in chapter 5.
+
     >>> bool(gumbel_noise(1000, dtype=torch.bfloat16).isfinite().all())
     True
     """
@@ -100,6 +106,8 @@ def logistic_noise(
     The inverse CDF gives `log(U / (1 - U))`, whose upper tail stops where `1 - U` is a rounding
     step. The difference of two Gumbel variables has the same law and both tails. Arguments and
     errors are those of `exponential_noise`.
+
+    Derived in chapter 5.
 
     >>> bool(logistic_noise(1000).isfinite().all())
     True

@@ -116,6 +116,8 @@ def fresh_noise(seed: int, draw: int, size: int) -> Tensor:
     Raises:
         ValueError: if `seed` is out of range.
 
+    Used in chapter 1.
+
     >>> fresh_noise(0, 0, 64).shape
     torch.Size([64])
     """

@@ -59,6 +59,12 @@ def write(name: str, data: dict[str, Any], seeds: list[int], folder: Path = _FOL
     Raises:
         FileNotFoundError: if `folder` has no script of that name.
         ValueError: if `data` holds something that JSON cannot, NaN and infinity included.
+
+    For what a chapter shows and a reader would not wait for (chapters 1 and 2).
+
+    >>> write("no_such_script", data={}, seeds=[0])
+    Traceback (most recent call last):
+    FileNotFoundError: ...
     """
     script = folder / f"{name}.py"
     if not script.is_file():

@@ -65,6 +65,8 @@ def check(question, answer):
         ValueError: if the question does not exist or cannot have that answer; the message lists
             what can be asked or answered.
 
+    Used at the end of every chapter.
+
     >>> check("1.2", "c")  # doctest: +ELLIPSIS
     1.2 c: Right. `sample()` returns a tensor without a graph, ...
     >>> check("2.5", 43)  # doctest: +ELLIPSIS
