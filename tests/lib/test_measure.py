@@ -113,6 +113,19 @@ def test_memory_counts_what_f_is_handed(monkeypatch):
     assert max(sizes[1:]) <= 2**14
 
 
+def test_as_much_at_once_as_memory_should_hold():
+    """Between one and four million numbers, where 1,500 samples of 4,096 would be six."""
+    sizes = []
+    measure(
+        Pathwise(),
+        lambda z: (sizes.append(z.numel()), z.sum(-1))[1],
+        lambda loc: Independent(Normal(loc.unsqueeze(-1).expand(*loc.shape, 4096), 1.0), 1),
+        {"loc": torch.tensor(0.0)},
+        replicates=1500,
+    )
+    assert 2**20 <= max(sizes) <= 2**22
+
+
 def test_evaluations_are_summed_over_the_calls_of_one_estimate():
     def twice(f, q, num_samples):
         return Pathwise()(f, q, num_samples) + Pathwise()(f, q, 2) * 0
@@ -236,10 +249,10 @@ CLOSED = [
     (
         "uniform",
         lambda z, t: t * z**2,
-        lambda t: Uniform(torch.zeros_like(t), 1.0),
+        lambda t: Uniform(torch.full_like(t, -1.0), 3.0),
         {"t": 2.0},
-        {"t": 1 / 3},
-        2 / 3,
+        {"t": 7 / 3},
+        14 / 3,
     ),
     (
         "both",
@@ -455,6 +468,21 @@ def test_compare_finds_the_silent_zero():
 
     row = compare({"torch.normal": silent}, square, Normal, NORMAL, replicates=100).rows[0]
     assert row.biased and row.variance == 0 and row.bias == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize(
+    ("slope", "added", "biased"), [(1e6 / 3, 0.0, False), (0.5, 9e-6, False), (0.5, 1.8e-5, True)]
+)
+def test_compare_allows_for_rounding_and_for_no_more(slope, added, biased):
+    """A variance of 0 leaves nothing else: a hundred roundings, of the truth or of 1."""
+
+    def nearly(f, q, num_samples):
+        return Pathwise()(f, q, num_samples) + added * q.loc
+
+    at = {"loc": torch.tensor(0.5)}
+    table = compare({"it": nearly}, lambda z: slope * z, lambda loc: Normal(loc, 1.0), at)
+    assert table.rows[0].variance == pytest.approx(0, abs=1e-12)
+    assert table.rows[0].biased is biased
 
 
 def test_compare_without_truth():
