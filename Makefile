@@ -36,7 +36,7 @@ serve: $(BUILT)  ## Build the book and serve it on http://localhost:8000 (PORT=.
 test: $(INSTALLED) lint browser $(BUILT)  ## Check everything: style, library, notebooks, pictures, built pages
 	@echo "==> library, notebooks (strict), pictures and built pages"
 	@$(quiet_threads) CHROMIUM="$$(cat _build/.browser)" $(BIN)/python -m pytest tests lib/reparam book \
-	  --ignore=tests/benchmarks --doctest-modules $(NBVAL) -n $(WORKERS) --dist loadfile
+	  --ignore=tests/benchmarks -m "not timing" --doctest-modules $(NBVAL) -n $(WORKERS) --dist loadfile
 	@echo "==> all checks passed; the book is at  file://$(CURDIR)/$(HTML)/index.html"
 
 lint: $(INSTALLED)  ## Check the code style of the library, the tests and the notebooks
@@ -51,8 +51,9 @@ format: $(INSTALLED)  ## Put code and notebooks into the house style
 notebooks: $(INSTALLED)  ## Re-execute and canonicalize the notebooks that changed
 	@$(quiet_threads) $(BIN)/python tools/notebooks.py run $(ARGS)
 
-benchmarks: $(INSTALLED)  ## Measure the speeds that the book states
+benchmarks: $(INSTALLED) browser  ## Measure the speeds that the book states
 	@$(BIN)/python -m pytest tests/benchmarks -s
+	@CHROMIUM="$$(cat _build/.browser)" $(BIN)/python -m pytest tests/pages/test_explorers.py -m timing -s
 
 mutants: $(INSTALLED)  ## Break the library line by line; the tests must notice (slow)
 	@$(quiet_threads) $(BIN)/python tools/mutants.py $(ARGS)

@@ -505,6 +505,7 @@ def test_the_table_shows_the_models_numbers(opened, name):
     assert cells == [str(cell) for row in table["rows"] for cell in row]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_from_input_to_redrawn_frame(opened, name, record_property):
     """From a pointer's move to the end of the frame that shows it: under 16 ms at the median."""
