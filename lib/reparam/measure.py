@@ -142,7 +142,7 @@ def measure(
 
     state = _frozen(estimator)
     moments = {name: _Moments(value) for name, value in parameters.items()}
-    seconds = 0.0
+    seconds, evaluations = 0.0, 0
     try:
         if per_replicate:
             chunk = 1
@@ -159,6 +159,8 @@ def measure(
             estimates, copies = estimate(() if per_replicate else (count,))
             gradients = _gradients(estimates, copies)
             seconds += time.perf_counter() - began
+            evaluations += sum(len(z) for z in calls)
+            calls.clear()
             for name, gradient in gradients.items():
                 moments[name].add(gradient.reshape(count, *parameters[name].shape))
     finally:
@@ -170,7 +172,7 @@ def measure(
         standard_error={name: (m.variance() / replicates).sqrt() for name, m in moments.items()},
         variance_standard_error={name: m.variance_error() for name, m in moments.items()},
         replicates=replicates,
-        evaluations=sum(len(z) for z in calls) / math.ceil(replicates / chunk),
+        evaluations=evaluations / math.ceil(replicates / chunk),
         seconds=seconds / replicates,
     )
 
@@ -278,7 +280,7 @@ def _with_parameters(f: Callable, parameters: Parameters) -> Callable[[Tensor, P
 
 
 def _counted(integrand: Callable) -> tuple[Callable, list[Tensor]]:
-    """The integrand, and a list that gains the shape of the samples of every call."""
+    """The integrand, and a list that gains the samples of every call; empty it to let them go."""
     calls: list[Tensor] = []
 
     def counting(z: Tensor, values: Parameters) -> Tensor:

@@ -1,5 +1,6 @@
 """`measure`, `exact_gradient` and `compare` against closed forms, and traps for each."""
 
+import gc
 import math
 
 import matplotlib
@@ -596,3 +597,17 @@ def test_bad_calls_of_compare():
         compare({"a": Pathwise()}, square, Normal, NORMAL, truth={"loc": T(1.0)})
     with pytest.raises(ValueError, match=r"^mine: .*no path"):
         compare({"mine": lambda f, q, n: f(q.sample((n,))).mean(0)}, square, Normal, NORMAL)
+
+
+def test_memory_does_not_grow_with_the_number_of_replicates(monkeypatch):
+    """No chunk's samples outlive their chunk."""
+    monkeypatch.setattr(module, "_CHUNK", 400)
+    alive = []
+
+    def f(z):
+        alive.append(sum(type(o) is torch.Tensor and o.ndim == 2 for o in gc.get_objects()))
+        return z.square()
+
+    measure(Pathwise(), f, Normal, NORMAL, replicates=4_000)
+    assert len(alive) > 20
+    assert alive[-2] <= alive[5], "samples of earlier chunks are still held"
