@@ -1,0 +1,17 @@
+"""Estimators of `E[f(z)]` whose value and whose gradient are both right.
+
+An estimator is a callable `estimator(f, distribution, num_samples=1)`. It hands `f` samples of
+shape `[n, *batch_shape, *event_shape]`, wants values of shape `[n, *batch_shape]` back, and returns
+a tensor of `batch_shape`: its value estimates `E[f(z)]`, and its gradient, with respect to the
+distribution's parameters and to whatever else `f` depends on, is the one its name says. So
+
+    estimator(f, q).sum().backward()
+
+is all a user writes, and changing the estimator is changing one word.
+"""
+
+from reparam.estimators.enumeration import Enumeration
+from reparam.estimators.pathwise import Pathwise
+from reparam.estimators.score import ScoreFunction
+
+__all__ = ["Enumeration", "Pathwise", "ScoreFunction"]

@@ -1,0 +1,198 @@
+"""What every estimator shares: the checks of a call, and gradients that are attached to a value."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, OneHotCategorical
+
+from reparam._checks import any_true, check_count
+
+Integrand = Callable[[Tensor], Tensor]
+
+
+def name_of(distribution: Distribution) -> str:
+    """`Independent(Bernoulli)` for an `Independent` of a `Bernoulli`."""
+    if isinstance(distribution, Independent):
+        return f"Independent({name_of(distribution.base_dist)})"
+    return type(distribution).__name__
+
+
+def innermost(distribution: Distribution) -> Distribution:
+    """The distribution inside all layers of `Independent`."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def check_call(f: Integrand, distribution: Distribution, num_samples: int) -> None:
+    """The arguments that every estimator is called with."""
+    if not callable(f):
+        raise TypeError(f"f must be a function of the samples, got {type(f).__name__}")
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            "distribution must be a torch.distributions.Distribution, got "
+            f"{type(distribution).__name__}"
+        )
+    check_count("num_samples", num_samples)
+    if 0 in distribution.batch_shape or 0 in distribution.event_shape:
+        raise ValueError(
+            f"the distribution is empty: batch_shape {tuple(distribution.batch_shape)}, "
+            f"event_shape {tuple(distribution.event_shape)}"
+        )
+
+
+def values_of(f: Integrand, z: Tensor, distribution: Distribution) -> Tensor:
+    """`f(z)`, checked: a floating-point tensor of shape `[n, *batch_shape]` without NaN."""
+    values = f(z)
+    wanted = (len(z), *distribution.batch_shape)
+    if not isinstance(values, Tensor):
+        raise TypeError(f"f must return a tensor of shape {wanted}, got {type(values).__name__}")
+    if values.shape != wanted:
+        raise ValueError(
+            f"f must return one value for each sample, shape {wanted} for samples of shape "
+            f"{tuple(z.shape)}, got shape {tuple(values.shape)}: sum event dimensions inside f, "
+            "and declare variables that f mixes as one event with Independent(distribution, 1)"
+        )
+    if not values.is_floating_point():
+        raise TypeError(f"f must return floating-point values, got {values.dtype}: use .float()")
+    if values.device != z.device:
+        raise ValueError(f"f must return values on {z.device}, where z is, got {values.device}")
+    if any_true(values.detach().sum().isnan()) and any_true(nan := values.isnan()):  # sum is quick
+        raise ValueError(f"f returned NaN for {int(nan.sum())} of {nan.numel()} samples")
+    return values
+
+
+def check_differentiable(name: str, values: Tensor, z: Tensor, instead: str) -> None:
+    """The value of `f` depends on the sample through a graph, which estimator `name` follows."""
+    if z.requires_grad and not _depends_on(values, z):
+        raise ValueError(
+            f"the value of f does not depend on the sample through a graph, so {name} has "
+            "no gradient to follow: look for .detach(), .item(), torch.no_grad() or a "
+            "comparison such as z > 0 in f; for a function without a derivative use "
+            f"{instead}"
+        )
+
+
+def _depends_on(values: Tensor, z: Tensor) -> bool:
+    """Whether the graph of `values` leads back to `z`."""
+    if values is z or torch.compiler.is_compiling():
+        return True  # the tracer has no graph to walk
+    # A leaf stands in the graph as the node that accumulates its gradient.
+    goal = z.grad_fn if z.grad_fn is not None else z.view_as(z).grad_fn.next_functions[0][0]
+    todo, seen = [values.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is goal:
+            return node is not None
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo.extend(parent for parent, _ in node.next_functions)
+    return False
+
+
+def discrete_logits(name: str, distribution: Distribution) -> tuple[Tensor, bool]:
+    """Logits of shape `[*batch_shape, *event_shape]`, and whether they are one-hot classes.
+
+    For estimator `name`, which takes Bernoulli variables (logits of one number each) or
+    OneHotCategorical ones (logits of one number for each class), alone or inside `Independent`.
+    """
+    base = innermost(distribution)
+    if isinstance(base, Bernoulli):
+        return base.logits, False
+    if isinstance(base, OneHotCategorical):
+        return base.logits, True
+    advice = (
+        "use OneHotCategorical(logits=...), whose samples can be relaxed"
+        if isinstance(base, Categorical)
+        else "use Pathwise if it has rsample, else ScoreFunction"
+    )
+    raise ValueError(
+        f"{name} needs Bernoulli or OneHotCategorical variables, alone or inside Independent, "
+        f"got {name_of(distribution)}: {advice}"
+    )
+
+
+# --- gradients that are attached ---------------------------------------------------------------
+
+
+def attach(name: str, value: Tensor, source: Tensor, gradient: Tensor) -> Tensor:
+    """`value`, with `gradient` as its derivative with respect to `source`, in addition to its own.
+
+    Args:
+        name: of the estimator, for the error of a second derivative.
+        value: shape `[*batch]`; whatever it depends on already, it goes on depending on.
+        source: shape `[*batch, ...]`, such as the logits of the distribution.
+        gradient: the shape of `source`; each entry is the derivative of the value of its own entry
+            of the batch. It is taken as a constant.
+
+    The first derivative is right; a second one raises `NotImplementedError` instead of being wrong.
+    """
+    return _Attach.apply(value, source, gradient.detach(), name)
+
+
+class _Attach(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value, source, gradient, name):
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, source, gradient, ctx.name = inputs
+        ctx.save_for_backward(source, gradient)
+
+    @staticmethod
+    def backward(ctx, slope):
+        source, gradient = ctx.saved_tensors
+        weight = slope[(..., *(None,) * (gradient.ndim - slope.ndim))]
+        return slope, _Once.apply(weight * gradient, source, ctx.name), None, None
+
+
+class _Once(torch.autograd.Function):
+    """The identity in its first argument; its own derivative is refused."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient, source, name):
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.name = inputs[2]
+
+    @staticmethod
+    def backward(ctx, _):
+        raise NotImplementedError(
+            f"{ctx.name} has first derivatives only: for higher ones use Pathwise, "
+            "ScoreFunction() or Enumeration"
+        )
+
+
+def also_train(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """`value`, whose `backward()` also adds `gradients` to the `.grad` of `parameters`.
+
+    For an estimator's own parameters: what they receive is the same whatever the sign or the scale
+    of the loss that `value` becomes part of, and it arrives with the other gradients, so that
+    `zero_grad()` may stand before or after the forward pass.
+    """
+    gradients = [gradient.detach() for gradient in gradients]
+    return _AlsoTrain.apply(value, len(gradients), *gradients, *parameters)
+
+
+class _AlsoTrain(torch.autograd.Function):
+    @staticmethod
+    def forward(value, count, *gradients_and_parameters):
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        count = inputs[1]
+        ctx.save_for_backward(*inputs[2 : 2 + count])
+
+    @staticmethod
+    def backward(ctx, slope):
+        gradients = ctx.saved_tensors
+        return slope, None, *(None,) * len(gradients), *gradients
