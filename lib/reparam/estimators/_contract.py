@@ -1,10 +1,18 @@
 """What every estimator shares: the checks of a call, and gradients that are attached to a value."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, OneHotCategorical
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    OneHotCategorical,
+    constraints,
+)
 
 from reparam._checks import any_true, check_count
 
@@ -110,6 +118,94 @@ def discrete_logits(name: str, distribution: Distribution) -> tuple[Tensor, bool
     raise ValueError(
         f"{name} needs Bernoulli or OneHotCategorical variables, alone or inside Independent, "
         f"got {name_of(distribution)}: {advice}"
+    )
+
+
+# --- distributions taken apart -------------------------------------------------------------------
+
+
+def parameters_of(distribution: Distribution) -> dict[str, Tensor]:
+    """The tensors that the innermost distribution was made from, by constructor name.
+
+    Each has its full shape, the batch dimensions of the innermost distribution (which layers of
+    `Independent` count as event) and then its own. Of `probs` and `logits` it is the one that was
+    given; a multivariate normal is `loc` and `scale_tril`, however it was made.
+
+    Raises:
+        ValueError: if the distribution cannot be taken apart, as a mixture cannot.
+    """
+    base = innermost(distribution)
+    return {
+        name: _expanded(getattr(base, name), base, constraint.event_dim)
+        for name, constraint in _constructor_constraints(base).items()
+    }
+
+
+def rebuilt(distribution: Distribution, parameters: Mapping[str, Tensor]) -> Distribution:
+    """The same distribution with other parameters, those that `parameters_of` names.
+
+    Other arguments, such as the `total_count` of a Binomial, and layers of `Independent` are kept.
+    The parameters may have further dimensions in front, which the batch shape then gains. They
+    are not validated.
+    """
+    if isinstance(distribution, Independent):
+        base = rebuilt(distribution.base_dist, parameters)
+        return Independent(base, distribution.reinterpreted_batch_ndims, validate_args=False)
+    kept = {}
+    for name, argument in _arguments(distribution).items():
+        if name not in distribution.arg_constraints or _is_kept(distribution, name):
+            attribute = name if hasattr(distribution, name) else f"_{name}"  # `_lims`
+            if not hasattr(distribution, attribute) and argument.default is argument.empty:
+                raise _cannot_take_apart(distribution)
+            kept[name] = getattr(distribution, attribute, argument.default)
+    return type(distribution)(**parameters, **kept, validate_args=False)
+
+
+def _constructor_constraints(base: Distribution) -> dict[str, constraints.Constraint]:
+    """Constraints of the arguments that `parameters_of` lists, in the constructor's order."""
+    found = base.arg_constraints
+    names = [n for n in _arguments(base) if n in found and not _is_kept(base, n)]
+    if "probs" in names and "logits" in names:
+        names.remove("logits" if _given(base) == "probs" else "probs")
+    if "scale_tril" in names:
+        names = [n for n in names if n not in ("covariance_matrix", "precision_matrix")]
+    if not names:
+        raise _cannot_take_apart(base)
+    return {name: found[name] for name in names}
+
+
+def _arguments(base: Distribution) -> dict[str, inspect.Parameter]:
+    arguments = dict(inspect.signature(type(base)).parameters)
+    arguments.pop("validate_args", None)
+    return arguments
+
+
+def _is_kept(base: Distribution, name: str) -> bool:
+    """Whole numbers, such as a `total_count`, are no parameters to differentiate."""
+    return base.arg_constraints[name].is_discrete
+
+
+def _given(base: Distribution) -> str:
+    """Which of `probs` and `logits` was given: torch stores that one first."""
+    while not {"probs", "logits"} & set(vars(base)):
+        inner = vars(base).get("_categorical", vars(base).get("base_dist"))
+        if inner is None:
+            raise _cannot_take_apart(base)
+        base = inner
+    return next(name for name in vars(base) if name in ("probs", "logits"))
+
+
+def _expanded(parameter: Tensor, base: Distribution, event_dim: int) -> Tensor:
+    parameter = torch.as_tensor(parameter)
+    shape = (*base.batch_shape, *parameter.shape[parameter.ndim - event_dim :])
+    # Only LogisticNormal has more dimensions than its constraint says, and has them in full.
+    return parameter if parameter.ndim > len(shape) else parameter.expand(shape)
+
+
+def _cannot_take_apart(base: Distribution) -> ValueError:
+    return ValueError(
+        f"the parameters of {name_of(base)} cannot be told from its constructor: use Pathwise if "
+        "it has rsample, else ScoreFunction"
     )
 
 
