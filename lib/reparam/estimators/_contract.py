@@ -50,34 +50,45 @@ def check_call(f: Integrand, distribution: Distribution, num_samples: int) -> No
         )
 
 
-def values_of(f: Integrand, z: Tensor, distribution: Distribution) -> Tensor:
-    """`f(z)`, checked: a floating-point tensor of shape `[n, *batch_shape]` without NaN."""
+def values_of(f: Integrand, z: Tensor, distribution: Distribution, called: str = "f") -> Tensor:
+    """`f(z)`, checked: a floating-point tensor of shape `[n, *batch_shape]` without NaN.
+
+    `called` is what the caller knows `f` by.
+    """
     values = f(z)
     wanted = (len(z), *distribution.batch_shape)
     if not isinstance(values, Tensor):
-        raise TypeError(f"f must return a tensor of shape {wanted}, got {type(values).__name__}")
+        raise TypeError(
+            f"{called} must return a tensor of shape {wanted}, got {type(values).__name__}"
+        )
     if values.shape != wanted:
         raise ValueError(
-            f"f must return one value for each sample, shape {wanted} for samples of shape "
-            f"{tuple(z.shape)}, got shape {tuple(values.shape)}: sum event dimensions inside f, "
-            "and declare variables that f mixes as one event with Independent(distribution, 1)"
+            f"{called} must return one value for each sample, shape {wanted} for samples of shape "
+            f"{tuple(z.shape)}, got shape {tuple(values.shape)}: sum event dimensions inside it, "
+            "and declare variables that it mixes as one event with Independent(distribution, 1)"
         )
     if not values.is_floating_point():
-        raise TypeError(f"f must return floating-point values, got {values.dtype}: use .float()")
+        raise TypeError(
+            f"{called} must return floating-point values, got {values.dtype}: use .float()"
+        )
     if values.device != z.device:
-        raise ValueError(f"f must return values on {z.device}, where z is, got {values.device}")
+        raise ValueError(
+            f"{called} must return values on {z.device}, where z is, got {values.device}"
+        )
     if any_true(values.detach().sum().isnan()) and any_true(nan := values.isnan()):  # sum is quick
-        raise ValueError(f"f returned NaN for {int(nan.sum())} of {nan.numel()} samples")
+        raise ValueError(f"{called} returned NaN for {int(nan.sum())} of {nan.numel()} samples")
     return values
 
 
-def check_differentiable(name: str, values: Tensor, z: Tensor, instead: str) -> None:
+def check_differentiable(
+    name: str, values: Tensor, z: Tensor, instead: str, called: str = "f"
+) -> None:
     """The value of `f` depends on the sample through a graph, which estimator `name` follows."""
     if z.requires_grad and not _depends_on(values, z):
         raise ValueError(
-            f"the value of f does not depend on the sample through a graph, so {name} has "
+            f"the value of {called} does not depend on the sample through a graph, so {name} has "
             "no gradient to follow: look for .detach(), .item(), torch.no_grad() or a "
-            "comparison such as z > 0 in f; for a function without a derivative use "
+            f"comparison such as z > 0 in {called}; for a function without a derivative use "
             f"{instead}"
         )
 
