@@ -10,8 +10,30 @@ distribution's parameters and to whatever else `f` depends on, is the one its na
 is all a user writes, and changing the estimator is changing one word.
 """
 
-from reparam.estimators.enumeration import Enumeration
+from reparam.estimators.antithetic import ARM, DisARM
+from reparam.estimators.enumeration import Enumeration, RaoBlackwell
 from reparam.estimators.pathwise import Pathwise
-from reparam.estimators.score import ScoreFunction
+from reparam.estimators.score import (
+    NVIL,
+    Constant,
+    Learned,
+    LeaveOneOut,
+    MovingAverage,
+    ScoreFunction,
+    optimal_constant,
+)
 
-__all__ = ["Enumeration", "Pathwise", "ScoreFunction"]
+__all__ = [
+    "ARM",
+    "NVIL",
+    "Constant",
+    "DisARM",
+    "Enumeration",
+    "Learned",
+    "LeaveOneOut",
+    "MovingAverage",
+    "Pathwise",
+    "RaoBlackwell",
+    "ScoreFunction",
+    "optimal_constant",
+]
