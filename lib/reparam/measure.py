@@ -14,7 +14,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import numpy as np
 import torch
@@ -386,17 +386,23 @@ class _frozen:
     """Put an estimator with state of its own in eval mode, and restore all of it afterwards."""
 
     def __init__(self, estimator: Callable) -> None:
-        self.module = estimator if isinstance(estimator, nn.Module) else None
-        if self.module is not None:
-            self.training = {m: m.training for m in self.module.modules()}
-            self.state = {k: v.clone() for k, v in self.module.state_dict().items()}
-            self.module.eval()
+        self.modules = nn.ModuleList(_modules(estimator))
+        self.training = {m: m.training for m in self.modules.modules()}
+        self.state = {k: v.clone() for k, v in self.modules.state_dict().items()}
+        self.modules.eval()
 
     def restore(self) -> None:
-        if self.module is not None:
-            self.module.load_state_dict(self.state)
-            for module, training in self.training.items():
-                module.training = training
+        self.modules.load_state_dict(self.state)
+        for module, training in self.training.items():
+            module.training = training
+
+
+def _modules(estimator: object) -> list[nn.Module]:
+    """An estimator that is a module, or the modules in its fields: a baseline, an outer one."""
+    if isinstance(estimator, nn.Module):
+        return [estimator]
+    parts = fields(estimator) if is_dataclass(estimator) else ()
+    return [module for part in parts for module in _modules(getattr(estimator, part.name))]
 
 
 class _Moments:
