@@ -1,8 +1,8 @@
 """Gradients through randomness: estimators that are checked against the exact gradient.
 
 `reparam` is the library of the course *Gradients through randomness*. Its modules, from the
-ground up: `noise`, `gaussian`, `estimators`, `measure`, `data`, `vae`, `checkup`, `plots`,
-`explorers`, `quiz`, `live`. Import what you need from the module that has it:
+ground up: `noise`, `gaussian`, `relaxed`, `estimators`, `objectives`, `measure`, `data`, `vae`, `checkup`,
+`plots`, `explorers`, `quiz`, `live`. Import what you need from the module that has it:
 
 >>> import torch
 >>> from torch.distributions import Normal
@@ -27,8 +27,10 @@ _MODULES = (
     "long_runs",
     "measure",
     "noise",
+    "objectives",
     "plots",
     "quiz",
+    "relaxed",
     "vae",
 )
 

@@ -1,5 +1,7 @@
 """Checks of what callers pass in: one clear error that says what came and what was wanted."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,8 +31,8 @@ def check_float(**tensors: Tensor) -> None:
             )
         if tensor.numel() == 0:
             raise ValueError(f"{name} is empty, got shape {tuple(tensor.shape)}")
-        nan = tensor.isnan()
-        if any_true(nan):
+        # A sum is quick; infinities of both signs make it NaN as well.
+        if any_true(tensor.detach().sum().isnan()) and any_true(nan := tensor.isnan()):
             raise ValueError(
                 f"{name} holds NaN in {int(nan.sum())} of its {tensor.numel()} values: "
                 "look for the first operation upstream that makes them "
@@ -68,3 +70,26 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__} ({value!r})")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """`True` or `False`."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__} ({value!r})")
+
+
+def check_temperature(temperature: float | Tensor, name: str = "temperature") -> None:
+    """A positive finite number, or a tensor of them."""
+    if isinstance(temperature, Tensor):
+        bad = any_true(~((temperature > 0) & temperature.isfinite()))
+    elif isinstance(temperature, int | float) and not isinstance(temperature, bool):
+        bad = not 0 < temperature < math.inf
+    else:
+        raise TypeError(
+            f"{name} must be a positive number, got {type(temperature).__name__} ({temperature!r})"
+        )
+    if bad:
+        raise ValueError(
+            f"{name} must be positive and finite, got {temperature}: at 0 a relaxed sample is "
+            "discrete and has no derivative, so use StraightThrough or ScoreFunction there"
+        )

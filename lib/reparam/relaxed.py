@@ -1,0 +1,303 @@
+"""Discrete samples made smooth: relaxations that gradients pass through, and the noise inside them.
+
+A Bernoulli variable is the sign of its logit plus logistic noise, a categorical one the argmax of
+its logits plus Gumbel noise: both exactly. Dividing that sum by a temperature and passing it
+through a sigmoid or a softmax gives a sample that has a derivative and is not discrete any more.
+
+Everything is computed in float32 at least; the 16-bit types round the finished sample only.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reparam._checks import any_true, check_alike, check_float, check_temperature
+from reparam.noise import gumbel_noise, logistic_noise
+
+__all__ = [
+    "annealed_temperature",
+    "gumbel_given",
+    "gumbel_softmax",
+    "logistic_given",
+    "relaxed_bernoulli",
+    "straight_through",
+]
+
+
+def gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0, hard: bool = False) -> Tensor:
+    """Draw relaxed one-hot samples, `softmax((logits + G) / temperature)` with Gumbel noise `G`.
+
+    The largest entry stands where `logits + G` has its maximum, which is at class k with
+    probability `softmax(logits)[k]` at every temperature.
+
+    Args:
+        logits: shape `[..., C]`; they need not be normalized.
+        temperature: positive, a number or a tensor that broadcasts against `logits`; gradients
+            reach a tensor.
+        hard: if True, the sample is exactly one-hot, and its gradient that of the relaxed one.
+
+    Returns:
+        Samples of the shape and dtype of `logits`.
+
+    Raises:
+        TypeError: if `logits` is not a floating-point tensor, or `temperature` no number.
+        ValueError: if `logits` has no dimension, is empty or holds NaN, or if `temperature` is not
+            positive and finite or does not fit.
+
+    Derived in chapter 5; used in chapter 7. Source: Jang, Gu and Poole (2017),
+    https://arxiv.org/abs/1611.01144; Maddison, Mnih and Teh (2017),
+    https://arxiv.org/abs/1611.00712.
+
+    >>> y = gumbel_softmax(torch.zeros(5, 3), temperature=0.5)
+    >>> torch.allclose(y.sum(-1), torch.ones(5))
+    True
+    >>> gumbel_softmax(torch.tensor([100.0, 0.0]), hard=True)
+    tensor([1., 0.])
+    """
+    check_float(logits=logits)
+    if logits.ndim == 0:
+        raise ValueError(
+            "logits must have a last dimension with one number for each class, got a scalar: "
+            "for one Bernoulli variable use relaxed_bernoulli"
+        )
+    temperature = _fitting(temperature, logits)
+    z = _with_noise(gumbel_noise, logits)
+    soft = _one_hot_softened(z, temperature).to(logits.dtype)
+    return straight_through(_one_hot_of(z).to(logits.dtype), soft) if hard else soft
+
+
+def relaxed_bernoulli(
+    logits: Tensor, temperature: float | Tensor = 1.0, hard: bool = False
+) -> Tensor:
+    """Draw relaxed binary samples, `sigmoid((logits + L) / temperature)` with logistic noise `L`.
+
+    A sample exceeds 1/2 with probability `sigmoid(logits)` at every temperature. Its derivative
+    does not die where the sample rounds to 1.
+
+    Args, returns, raises: as for `gumbel_softmax`, for `logits` of any shape; `hard` samples are
+    0 or 1.
+
+    Derived in chapter 5; used in chapter 7. Source: Maddison, Mnih and Teh (2017), appendix B,
+    https://arxiv.org/abs/1611.00712.
+
+    >>> relaxed_bernoulli(torch.tensor([-100.0, 100.0]), hard=True)
+    tensor([0., 1.])
+    """
+    check_float(logits=logits)
+    temperature = _fitting(temperature, logits)
+    z = _with_noise(logistic_noise, logits)
+    soft = _binary_softened(z, temperature).to(logits.dtype)
+    return straight_through((z > 0).to(logits.dtype), soft) if hard else soft
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """`hard` in the forward pass, `soft` in the backward pass.
+
+    Written elsewhere as `hard - soft.detach() + soft`, which rounds unless `hard` holds zeros and
+    ones, and is NaN where `soft` is infinite. No gradient reaches `hard`.
+
+    Args:
+        hard, soft: one shape, dtype and device.
+
+    Raises:
+        TypeError: if an argument is not a floating-point tensor.
+        ValueError: if shapes, dtypes or devices differ, or a value is NaN.
+
+    Used in chapters 5 and 7. Source: Bengio, Léonard and Courville (2013),
+    https://arxiv.org/abs/1308.3432.
+
+    >>> p = torch.tensor(0.3, requires_grad=True)
+    >>> b = straight_through(torch.tensor(1.0), p)
+    >>> b.backward()
+    >>> b.item(), p.grad.item()
+    (1.0, 1.0)
+    """
+    check_float(hard=hard, soft=soft)
+    check_alike(hard=hard, soft=soft)
+    if hard.shape != soft.shape:
+        raise ValueError(
+            f"hard and soft must have one shape, got {tuple(hard.shape)} and {tuple(soft.shape)}"
+        )
+    return _StraightThrough.apply(hard, soft)
+
+
+class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(hard, soft):
+        return hard.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, slope):
+        return None, slope
+
+
+def annealed_temperature(
+    step: float, start: float = 1.0, end: float = 0.1, rate: float = 1e-4
+) -> float:
+    """The temperature of a training step, `max(end, start * exp(-rate * step))`.
+
+    Args:
+        step: optimizer steps so far, from 0 on.
+        start, end: the first temperature, and the lowest one.
+        rate: per step; Jang et al. search 1e-5 and 1e-4.
+
+    Raises:
+        TypeError: if `start` or `end` is not a number.
+        ValueError: if `start` or `end` is not positive and finite, if `end` exceeds `start`, or if
+            `step` or `rate` is negative.
+
+    Used in chapter 7. Source: Jang, Gu and Poole (2017), section 4, https://arxiv.org/abs/1611.01144.
+
+    >>> [round(annealed_temperature(step), 3) for step in (0, 10_000, 1_000_000)]
+    [1.0, 0.368, 0.1]
+    """
+    check_temperature(start, "start")
+    check_temperature(end, "end")
+    if end > start:
+        raise ValueError(f"end must not exceed start, got start={start} and end={end}")
+    if not (step >= 0 and rate >= 0):
+        raise ValueError(f"step and rate must not be negative, got step={step} and rate={rate}")
+    return max(end, start * math.exp(-rate * step))
+
+
+# --- the noise, given the discrete sample --------------------------------------------------------
+
+
+def gumbel_given(one_hot: Tensor, logits: Tensor) -> Tensor:
+    """Draw `z = logits + G`, `G` Gumbel noise, given that `z` has its maximum where `one_hot` is 1.
+
+    The maximum of all is Gumbel noise around `logsumexp(logits)`, whichever class has it. In terms
+    of exponential arrival times `exp(-z)` the others come later by exponential times of rates
+    `exp(logits)`, as if the clock began anew. So `z_k = z_max - softplus(w_k)` with
+    `w_k = logsumexp(logits) - logits_k + G_max - G_k`, a function of fresh noise that is smooth in
+    the logits. The maximum is strict (in the 16-bit types up to their rounding).
+
+    Args:
+        one_hot: shape `[..., C]`, one 1 and zeros in the last dimension.
+        logits: a shape that broadcasts with that of `one_hot`.
+
+    Raises:
+        TypeError: if an argument is not a floating-point tensor.
+        ValueError: if one holds NaN, `one_hot` is not one-hot, or dtypes or devices differ.
+
+    Derived in chapter 7. Source: Maddison, Tarlow and Minka (2014), section 3,
+    https://arxiv.org/abs/1411.0030; Tucker et al. (2017), https://arxiv.org/abs/1703.07370.
+
+    >>> b = torch.tensor([0.0, 1.0, 0.0])
+    >>> gumbel_given(b, torch.tensor([5.0, 0.0, 0.0])).argmax().item()
+    1
+    """
+    _check_given("one_hot", one_hot, logits)
+    if one_hot.ndim == 0 or any_true(one_hot.sum(-1) != 1):
+        raise ValueError("one_hot must hold exactly one 1 in its last dimension")
+    wide = _wide(logits)
+    noise = gumbel_noise(_common_shape(one_hot, wide), dtype=wide.dtype, device=wide.device)
+    total = wide.logsumexp(-1, keepdim=True)
+    highest = (one_hot * noise).sum(-1, keepdim=True)
+    z_max = total + highest
+    others = z_max - _softplus(total - wide + highest - noise)
+    # What is below by less than a rounding step would tie.
+    below = torch.nextafter(z_max, torch.full_like(z_max, -math.inf)).detach()
+    return torch.where(one_hot != 0, z_max, torch.minimum(others, below)).to(logits.dtype)
+
+
+def logistic_given(b: Tensor, logits: Tensor) -> Tensor:
+    """Draw `z = logits + L`, `L` logistic noise, given the outcome `b`: positive for 1, else not.
+
+    For `b = 1` it is `softplus(softplus(logits) + L)` with fresh logistic `L`, for `b = 0` minus
+    the same of `-logits`: the inverse CDF of either half, without a cancellation in either tail.
+
+    Args:
+        b: zeros and ones.
+        logits: a shape that broadcasts with that of `b`.
+
+    Raises:
+        TypeError: if an argument is not a floating-point tensor.
+        ValueError: if one holds NaN, `b` something else than 0 and 1, or dtypes or devices differ.
+
+    Derived in chapter 7. Source: Tucker et al. (2017), https://arxiv.org/abs/1703.07370.
+
+    >>> z = logistic_given(torch.tensor([0.0, 1.0]), torch.tensor([20.0, -20.0]))
+    >>> (z > 0).tolist()
+    [False, True]
+    """
+    _check_given("b", b, logits)
+    wide = _wide(logits)
+    noise = logistic_noise(_common_shape(b, wide), dtype=wide.dtype, device=wide.device)
+    sign = 2 * b.to(wide.dtype) - 1
+    return (sign * _softplus(_softplus(sign * wide) + noise)).to(logits.dtype)
+
+
+# --- details -------------------------------------------------------------------------------------
+
+
+def _one_hot_softened(z: Tensor, temperature: float | Tensor) -> Tensor:
+    return _divided(z, temperature).softmax(-1)
+
+
+def _binary_softened(z: Tensor, temperature: float | Tensor) -> Tensor:
+    """A sigmoid; as the exponential of its logarithm it keeps its slope where it rounds to 1."""
+    return F.logsigmoid(_divided(z, temperature)).exp()
+
+
+def _one_hot_of(z: Tensor) -> Tensor:
+    """Exactly one 1 in the last dimension, at the maximum."""
+    return torch.zeros_like(z).scatter(-1, z.argmax(-1, keepdim=True), 1.0)
+
+
+def _divided(z: Tensor, temperature: float | Tensor) -> Tensor:
+    return z / temperature if isinstance(temperature, Tensor) or temperature != 1 else z
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """`log(1 + exp(x))`, right at every `x`; `F.softplus` drops 2e-9 from 20 on."""
+    return -F.logsigmoid(-x)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _with_noise(noise, logits: Tensor) -> Tensor:
+    wide = _wide(logits)
+    return wide + noise(wide.shape, dtype=wide.dtype, device=wide.device)
+
+
+def _fitting(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
+    """The temperature, checked; a tensor in the dtype of the arithmetic."""
+    check_temperature(temperature)
+    if not isinstance(temperature, Tensor):
+        return temperature
+    if _common_shape(temperature, logits) != logits.shape:
+        raise ValueError(
+            f"temperature of shape {tuple(temperature.shape)} does not broadcast to the shape of "
+            f"logits, {tuple(logits.shape)}"
+        )
+    return temperature.to(_wide(logits))
+
+
+def _common_shape(a: Tensor, b: Tensor) -> torch.Size | None:
+    try:
+        return torch.broadcast_shapes(a.shape, b.shape)
+    except RuntimeError:
+        return None
+
+
+def _check_given(name: str, b: Tensor, logits: Tensor) -> None:
+    check_float(**{name: b, "logits": logits})
+    check_alike(logits=logits, **{name: b})
+    if _common_shape(b, logits) is None:
+        raise ValueError(
+            f"{name} and logits must broadcast, got shapes {tuple(b.shape)} and "
+            f"{tuple(logits.shape)}"
+        )
+    if any_true((b != 0) & (b != 1)):
+        raise ValueError(f"{name} must hold zeros and ones alone")
