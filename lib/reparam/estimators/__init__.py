@@ -12,6 +12,7 @@ is all a user writes, and changing the estimator is changing one word.
 
 from reparam.estimators.antithetic import ARM, DisARM
 from reparam.estimators.enumeration import Enumeration, RaoBlackwell
+from reparam.estimators.measure_valued import MeasureValued
 from reparam.estimators.pathwise import Pathwise
 from reparam.estimators.score import (
     NVIL,
@@ -22,15 +23,18 @@ from reparam.estimators.score import (
     ScoreFunction,
     optimal_constant,
 )
+from reparam.estimators.spsa import SPSA
 
 __all__ = [
     "ARM",
     "NVIL",
+    "SPSA",
     "Constant",
     "DisARM",
     "Enumeration",
     "Learned",
     "LeaveOneOut",
+    "MeasureValued",
     "MovingAverage",
     "Pathwise",
     "RaoBlackwell",

@@ -148,7 +148,7 @@ def parameters_of(distribution: Distribution) -> dict[str, Tensor]:
     base = innermost(distribution)
     return {
         name: _expanded(getattr(base, name), base, constraint.event_dim)
-        for name, constraint in _constructor_constraints(base).items()
+        for name, constraint in constraints_of(base).items()
     }
 
 
@@ -172,8 +172,9 @@ def rebuilt(distribution: Distribution, parameters: Mapping[str, Tensor]) -> Dis
     return type(distribution)(**parameters, **kept, validate_args=False)
 
 
-def _constructor_constraints(base: Distribution) -> dict[str, constraints.Constraint]:
-    """Constraints of the arguments that `parameters_of` lists, in the constructor's order."""
+def constraints_of(distribution: Distribution) -> dict[str, constraints.Constraint]:
+    """The constraints of the parameters that `parameters_of` lists, in the constructor's order."""
+    base = innermost(distribution)
     found = base.arg_constraints
     names = [n for n in _arguments(base) if n in found and not _is_kept(base, n)]
     if "probs" in names and "logits" in names:

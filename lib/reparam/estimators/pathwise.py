@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.distributions import Distribution
 
+from reparam._checks import check_flag
 from reparam.estimators._contract import (
     Integrand,
     check_call,
     check_differentiable,
+    innermost,
     name_of,
     values_of,
 )
@@ -20,14 +22,22 @@ class Pathwise:
 
     With `z = g(eps; φ)` the gradient estimate is the mean of `∇_φ f(g(eps_k; φ))`.
 
-    Needs: a distribution with `rsample`, and an `f` that is differentiable in `z`.
+    The path may be known without `g`: while `z` moves, its quantile `F_φ(z)` stays, so that
+    `∇_φ z = -∇_φ F_φ(z) / q_φ(z)`. With `implicit=True` the samples come from `sample` and their
+    path from `cdf` and `log_prob`, which a mixture has and `rsample` it has not.
+
+    Needs: a distribution with `rsample`, and an `f` that is differentiable in `z`. If implicit:
+    continuous variables of one dimension each, alone or inside `Independent`, with a `cdf` that
+    torch can differentiate.
     Bias: none where `φ ↦ f(g(eps; φ))` is absolutely continuous for almost every `eps` with a
     dominated derivative; a step in `f` breaks that, silently (chapter 2 shows it, and
     `reparam.measure.compare` finds it).
     Cost: `num_samples` evaluations of `f`.
-    Higher derivatives: right, where the distribution's own `rsample` has them.
+    Higher derivatives: right, where the distribution's own `rsample` has them. If implicit: the
+    first and the second are right, a third is not.
 
     Args:
+        implicit: take the path from the distribution function instead of from `rsample`.
         f: maps `[n, *batch_shape, *event_shape]` to `[n, *batch_shape]`.
         distribution: a `torch.distributions.Distribution`.
         num_samples: independent samples to average.
@@ -37,11 +47,13 @@ class Pathwise:
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if the distribution has no `rsample`, if `f` returns a wrong shape or NaN, or
+        ValueError: if the distribution has no `rsample`, or, if implicit, no `cdf` that torch can
+            differentiate, if `f` returns a wrong shape or NaN, or
             if the value of `f` does not depend on the sample through a graph.
 
     Derived in chapter 2. Source: Kingma and Welling (2014), https://arxiv.org/abs/1312.6114;
-    surveyed by Mohamed et al. (2020), section 5, https://arxiv.org/abs/1906.10652.
+    surveyed by Mohamed et al. (2020), section 5, https://arxiv.org/abs/1906.10652; implicit:
+    Figurnov, Mohamed and Mnih (2018), https://arxiv.org/abs/1805.08498.
 
     >>> import torch
     >>> from torch.distributions import Normal
@@ -51,14 +63,77 @@ class Pathwise:
     tensor(3.)
     """
 
+    implicit: bool = False
+
+    def __post_init__(self):
+        check_flag("implicit", self.implicit)
+
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
-        if not distribution.has_rsample:
+        if self.implicit:
+            z = _implicit_sample(distribution, num_samples)
+        elif distribution.has_rsample:
+            z = distribution.rsample((num_samples,))
+        else:
             raise ValueError(
                 f"Pathwise needs a distribution with rsample, and {name_of(distribution)} has "
                 "none: use ScoreFunction, or Enumeration if its support is finite"
             )
-        z = distribution.rsample((num_samples,))
         values = values_of(f, z, distribution)
         check_differentiable("Pathwise", values, z, instead="ScoreFunction")
         return values.mean(0)
+
+
+def _implicit_sample(distribution: Distribution, num_samples: int) -> Tensor:
+    """Samples with the derivatives of `z` in `F_φ(z) = constant`.
+
+    Each step of Newton's method, from a sample that is there already, leaves its value alone and
+    makes one more derivative right.
+    """
+    base = innermost(distribution)
+    if base.support.is_discrete or base.event_shape:
+        raise ValueError(
+            "Pathwise(implicit=True) needs continuous variables of one dimension each, alone or "
+            f"inside Independent, got {name_of(distribution)}: use "
+            + ("Pathwise()" if base.has_rsample else "ScoreFunction")
+        )
+    z = distribution.sample((num_samples,)).detach()
+    quantile = _differentiable_cdf(base, z)
+    if not quantile.requires_grad:
+        return z
+    density = base.log_prob(z).detach().exp()
+    path = z - (quantile - quantile.detach()) / density
+    path = path - (base.cdf(path) - quantile.detach()) / density
+    return z + (path - path.detach())  # whatever rounding did, the value is the sample's
+
+
+def _differentiable_cdf(base: Distribution, z: Tensor) -> Tensor:
+    try:
+        cdf = base.cdf(z)
+    except NotImplementedError:
+        cdf = None
+    if cdf is None or _meets_a_gap(cdf):
+        raise ValueError(
+            "Pathwise(implicit=True) needs a cdf that torch can differentiate in the parameters, "
+            f"and {name_of(base)} has none: use "
+            + ("Pathwise(), whose rsample it has" if base.has_rsample else "ScoreFunction")
+        )
+    return cdf
+
+
+def _meets_a_gap(value: Tensor) -> bool:
+    """Whether a derivative that torch does not have is on the way to what wants a gradient.
+
+    That is the derivative of the incomplete gamma function in its first argument.
+    """
+    todo, seen = [value.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        inputs = [parent for parent, _ in node.next_functions]
+        if "Igamma" in type(node).__name__ and inputs[0] is not None:
+            return True
+        todo.extend(inputs)
+    return False
