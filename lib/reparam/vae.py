@@ -1,28 +1,54 @@
-"""A Gaussian variational autoencoder, small enough to read, and its training loop."""
+"""Variational autoencoders small enough to read, for every kind of code, and their training."""
 
+import math
 import os
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal, kl_divergence
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    Normal,
+    OneHotCategorical,
+    kl_divergence,
+)
 from tqdm.auto import trange
 
 from reparam._checks import check_alike, check_count, check_float
+from reparam.estimators import Enumeration, Learned, Pathwise, ScoreFunction
 
 __all__ = [
     "VAE",
     "BernoulliDecoder",
+    "CategoricalDecoder",
+    "CategoricalEncoder",
     "GaussianEncoder",
     "HeldOut",
     "History",
+    "HybridEncoder",
+    "HybridVAE",
+    "Quantized",
+    "QuantizedVAE",
+    "VectorQuantizer",
     "digits_vae",
+    "discrete_digits_vae",
     "evaluate",
+    "hybrid_digits_vae",
+    "quantized_digits_vae",
     "train",
 ]
+
+#: Draws samples of shape `[*batch_shape, *event_shape]` from a distribution.
+Sampler = Callable[[Distribution], Tensor]
+#: `estimator(f, distribution, num_samples)`, see `reparam.estimators`.
+Estimator = Callable[[Callable[[Tensor], Tensor], Distribution, int], Tensor]
 
 
 class GaussianEncoder(nn.Module):
@@ -98,18 +124,87 @@ class BernoulliDecoder(nn.Module):
         return Independent(Bernoulli(logits=self.logits(self.hidden(z)), validate_args=False), 1)
 
 
-class VAE(nn.Module):
-    """A variational autoencoder with the standard Gaussian as its prior.
+class CategoricalEncoder(nn.Module):
+    """Map images to posteriors over D variables with C classes each, as one-hot vectors.
 
     Args:
-        encoder: maps images to posteriors over z, e.g. a `GaussianEncoder`.
+        input_dim: pixels per image.
+        hidden_dim: width of the one hidden layer.
+        variables: D, how many variables make up one code.
+        classes: C, how many values each of them has.
+
+    Calling it with `x`, shape `[..., input_dim]`, returns `Independent(OneHotCategorical, 1)` of
+    batch shape `[...]` and event shape `[D, C]`. Its `prior` is uniform over the `C**D` codes.
+
+    Raises:
+        As `GaussianEncoder`.
+
+    Used in chapter 7. Source: Jang, Gu and Poole (2017), https://arxiv.org/abs/1611.01144.
+
+    >>> posterior = CategoricalEncoder(64, 128, variables=8, classes=10)(torch.zeros(5, 64))
+    >>> posterior.batch_shape, posterior.event_shape
+    (torch.Size([5]), torch.Size([8, 10]))
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, variables: int, classes: int):
+        super().__init__()
+        _check_sizes(
+            input_dim=input_dim, hidden_dim=hidden_dim, variables=variables, classes=classes
+        )
+        self.event_shape = (variables, classes)
+        self.latent_dim = variables * classes
+        self.hidden = nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU())
+        self.logits = nn.Linear(hidden_dim, self.latent_dim)
+
+    def forward(self, x: Tensor) -> Independent:
+        _check_input("x", x, self.hidden[0])
+        logits = self.logits(self.hidden(x)).unflatten(-1, self.event_shape)
+        return Independent(OneHotCategorical(logits=logits, validate_args=False), 1)
+
+    @property
+    def prior(self) -> Independent:
+        return Independent(OneHotCategorical(self.logits.weight.new_ones(self.event_shape)), 1)
+
+
+class CategoricalDecoder(BernoulliDecoder):
+    """The `BernoulliDecoder` of codes with D variables of C classes, shape `[..., D, C]`.
+
+    It is linear in the code's first layer, so that it takes relaxed codes as readily as one-hot
+    ones.
+
+    Used in chapter 7.
+
+    >>> CategoricalDecoder(8, 10, 128, 64)(torch.zeros(5, 8, 10)).mean.shape
+    torch.Size([5, 64])
+    """
+
+    def __init__(self, variables: int, classes: int, hidden_dim: int, output_dim: int):
+        _check_sizes(variables=variables, classes=classes)
+        super().__init__(variables * classes, hidden_dim, output_dim)
+        self.event_shape = (variables, classes)
+
+    def forward(self, z: Tensor) -> Independent:
+        if z.shape[-2:] != self.event_shape:
+            raise ValueError(
+                f"z must have shape [..., {self.event_shape[0]}, {self.event_shape[1]}], "
+                f"got {list(z.shape)}"
+            )
+        return super().forward(z.flatten(-2))
+
+
+class VAE(nn.Module):
+    """A variational autoencoder.
+
+    Args:
+        encoder: maps images to posteriors over z, e.g. a `GaussianEncoder`. Its `prior`, if it has
+            one, is that of the model; else the prior is the standard Gaussian.
         decoder: maps z to distributions over images, e.g. a `BernoulliDecoder`. Both have a
-            `latent_dim`, the length of z.
+            `latent_dim`, how many numbers make up z.
 
     Raises:
         ValueError: if the encoder's z is not as long as the decoder's.
 
-    Used in chapters 1 and 2. Source: Kingma and Welling (2014), https://arxiv.org/abs/1312.6114.
+    Used from chapter 1 on. Source: Kingma and Welling (2014), https://arxiv.org/abs/1312.6114.
 
     >>> vae = VAE(GaussianEncoder(64, 128, 8), BernoulliDecoder(8, 128, 64))
     >>> vae.elbo(torch.ones(5, 64)).shape
@@ -130,23 +225,30 @@ class VAE(nn.Module):
         self.register_buffer("prior_mu", torch.zeros(encoder.latent_dim), persistent=False)
 
     @property
-    def prior(self) -> Independent:
-        """`p(z) = N(0, I)`, on the device and in the dtype of the model."""
+    def prior(self) -> Distribution:
+        """The encoder's own prior if it has one, else `p(z) = N(0, I)`, in the model's dtype."""
+        if hasattr(self.encoder, "prior"):
+            return self.encoder.prior
         return Independent(Normal(self.prior_mu, torch.ones_like(self.prior_mu)), 1)
 
     def terms(
         self,
         x: Tensor,
         num_samples: int = 1,
-        sample: Callable[[Distribution], Tensor] = lambda q: q.rsample(),
+        sample: Sampler | None = None,
+        estimator: Estimator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The ELBO's two terms for each image, in nats: `E_q[log p(x|z)]` and `KL(q(z|x) ‖ p(z))`.
 
         Args:
             x: images, shape `[batch, pixels]`.
             num_samples: K, over which the first term is averaged. The second is exact.
-            sample: draws z from the posterior. `lambda q: q.sample()` is the blocked encoder of
-                chapter 1: same numbers, no gradient.
+            sample: if given, the first term is the plain average over what it draws from the
+                posterior. `lambda q: q.sample()` is the blocked encoder of chapter 1: same
+                numbers, no gradient.
+            estimator: else, whatever `reparam.estimators` has: it estimates the first term and
+                its gradient. The default is `Pathwise()`; discrete codes need another one. A
+                `Learned` or `NVIL` baseline stands for a `ScoreFunction` with it, at `x`.
 
         Returns:
             Two tensors of shape `[batch]`.
@@ -157,33 +259,275 @@ class VAE(nn.Module):
                 gives no probability to (grey pixels, for a Bernoulli).
         """
         check_count("num_samples", num_samples)
+        estimator = _at(x, estimator or Pathwise()) if sample is None else _average_over(sample)
         posterior = self.encoder(x)
-        z = sample(posterior.expand((num_samples, *posterior.batch_shape)))
-        likelihood = self.decoder(z)
-        if not likelihood.support.check(x).all():
-            raise ValueError(
-                f"x must lie in the support of the decoder's distribution, {likelihood.support}, "
-                f"got values from {x.min():g} to {x.max():g}: binarize the images, "
-                "as load_digits(binarize=True) does"
-            )
-        return likelihood.log_prob(x).mean(0), kl_divergence(posterior, self.prior)
+        reconstruction = estimator(
+            lambda z: _log_likelihood(self.decoder(z), x), posterior, num_samples
+        )
+        return reconstruction, kl_divergence(posterior, self.prior)
 
     def elbo(
         self,
         x: Tensor,
         num_samples: int = 1,
-        sample: Callable[[Distribution], Tensor] = lambda q: q.rsample(),
+        sample: Sampler | None = None,
+        estimator: Estimator | None = None,
     ) -> Tensor:
         """The evidence lower bound `E_q[log p(x|z)] - KL(q(z|x) ‖ p(z))` of each image, in nats.
 
         Arguments and errors are those of `terms`; the shape of the result is `[batch]`.
         """
-        reconstruction, kl = self.terms(x, num_samples, sample)
+        reconstruction, kl = self.terms(x, num_samples, sample, estimator)
         return reconstruction - kl
 
 
+class HybridEncoder(nn.Module):
+    """Map images to `q(y|x) q(z|x)`: a one-hot class y beside a Gaussian vector z.
+
+    Args:
+        input_dim: pixels per image.
+        hidden_dim: width of the one hidden layer.
+        classes: C, how many values y has.
+        continuous_dim: D, the length of z.
+
+    Calling it with `x`, shape `[..., input_dim]`, returns two distributions of batch shape `[...]`:
+    a `OneHotCategorical` of event shape `[C]`, and an `Independent` Normal of event shape `[D]`.
+    Its `prior` is such a pair: uniform, and standard Gaussian.
+
+    Raises:
+        As `GaussianEncoder`.
+
+    Used in chapter 7.
+
+    >>> y, z = HybridEncoder(64, 128, classes=10, continuous_dim=4)(torch.zeros(5, 64))
+    >>> y.event_shape, z.event_shape
+    (torch.Size([10]), torch.Size([4]))
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, classes: int, continuous_dim: int):
+        super().__init__()
+        _check_sizes(classes=classes)
+        self.latent_dim = classes + continuous_dim
+        self.gaussian = GaussianEncoder(input_dim, hidden_dim, continuous_dim)
+        self.logits = nn.Sequential(
+            nn.Linear(input_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, classes)
+        )
+
+    def forward(self, x: Tensor) -> tuple[OneHotCategorical, Independent]:
+        z = self.gaussian(x)
+        return OneHotCategorical(logits=self.logits(x), validate_args=False), z
+
+    @property
+    def prior(self) -> tuple[OneHotCategorical, Independent]:
+        weight, dim = self.logits[-1].weight, self.gaussian.latent_dim
+        z = Independent(Normal(weight.new_zeros(dim), weight.new_ones(dim)), 1)
+        return OneHotCategorical(weight.new_ones(len(weight))), z
+
+
+class HybridVAE(VAE):
+    """A VAE whose code is a class y and a Gaussian vector z: one estimator inside another.
+
+    The outer estimator deals with y, whose ten classes can be enumerated; for every y that it asks
+    for, `Pathwise` inside it deals with z. No other code is needed: estimators nest.
+
+    Args:
+        encoder: a `HybridEncoder`, or whatever returns a pair of posteriors and has a `prior`.
+        decoder: takes `torch.cat([y, z], -1)`, e.g. `BernoulliDecoder(C + D, ...)`.
+
+    In `terms`, `elbo` and `train`, `estimator` is that of y (`Enumeration()` if not given).
+
+    Raises:
+        As `VAE`.
+
+    Used in chapter 7.
+
+    >>> vae = HybridVAE(HybridEncoder(64, 128, 10, 4), BernoulliDecoder(14, 128, 64))
+    >>> vae.elbo(torch.ones(5, 64)).shape
+    torch.Size([5])
+    """
+
+    def terms(
+        self,
+        x: Tensor,
+        num_samples: int = 1,
+        sample: Sampler | None = None,
+        estimator: Estimator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `VAE.terms`; the KL is the sum of those of y and z, both exact."""
+        check_count("num_samples", num_samples)
+        outer = _at(x, estimator or Enumeration()) if sample is None else _average_over(sample)
+        q_y, q_z = self.encoder(x)
+
+        def given(y: Tensor) -> Tensor:
+            """`E[log p(x|y, z)]` over z, for each y of shape `[n, batch, C]`."""
+            return Pathwise()(
+                lambda z: _log_likelihood(self.decoder(_beside(y, z)), x), q_z.expand(y.shape[:-1])
+            )
+
+        kl = sum(kl_divergence(q, p) for q, p in zip((q_y, q_z), self.prior, strict=True))
+        return outer(given, q_y, num_samples), kl
+
+
+def _beside(y: Tensor, z: Tensor) -> Tensor:
+    """`y` and `z` in one vector, `y` repeated for each sample of `z`."""
+    return torch.cat([y.expand(*z.shape[:-1], -1), z], -1)
+
+
+class Quantized(NamedTuple):
+    """What a `VectorQuantizer` returns: the codes, their indices, and the loss that trains them."""
+
+    code: Tensor
+    index: Tensor
+    loss: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """Replace each vector by the nearest one of a learned codebook.
+
+    Nothing is drawn: this is a deterministic rounding, and neither a sampler nor an estimator of a
+    gradient. The code's gradient is handed to the vector as it is (straight-through), and
+    `loss = ‖stop(z) - e‖² + commitment ‖z - stop(e)‖²` moves the codebook to the vectors and the
+    vectors to the codebook.
+
+    Args:
+        codes: C, the size of the codebook.
+        dim: the length of each vector.
+        commitment: the weight of the second term of the loss.
+
+    Calling it with `z`, shape `[..., dim]`, returns a `Quantized`: `.code`, shape `[..., dim]`;
+    `.index`, shape `[...]`; `.loss`, shape `[...]`.
+
+    Raises:
+        TypeError: if a size is not an int, or `z` not a floating-point tensor.
+        ValueError: if a size is not positive, `commitment` not a positive number, or `z` has
+            another length, dtype or device than the codebook, or holds NaN.
+
+    Used in chapter 7. Source: van den Oord, Vinyals and Kavukcuoglu (2017),
+    https://arxiv.org/abs/1711.00937.
+
+    >>> quantizer = VectorQuantizer(codes=3, dim=1)
+    >>> with torch.no_grad():
+    ...     _ = quantizer.codebook.copy_(torch.tensor([[-1.0], [0.0], [2.0]]))
+    >>> quantizer(torch.tensor([[0.9], [1.1]])).index
+    tensor([1, 2])
+    """
+
+    def __init__(self, codes: int, dim: int, commitment: float = 0.25):
+        super().__init__()
+        _check_sizes(codes=codes, dim=dim)
+        if not 0 < commitment < float("inf"):
+            raise ValueError(f"commitment must be a positive number, got {commitment}")
+        self.commitment = commitment
+        self.codebook = nn.Parameter(torch.randn(codes, dim))
+
+    def forward(self, z: Tensor) -> Quantized:
+        check_float(z=z)
+        check_alike(codebook=self.codebook, z=z)
+        if z.ndim == 0 or z.shape[-1] != self.codebook.shape[-1]:
+            raise ValueError(
+                f"z must have shape [..., {self.codebook.shape[-1]}], got {list(z.shape)}"
+            )
+        with torch.no_grad():
+            index = (z.unsqueeze(-2) - self.codebook).square().sum(-1).argmin(-1)
+        nearest = self.codebook[index]
+        to_vectors = (nearest - z.detach()).square().sum(-1)
+        to_codes = (nearest.detach() - z).square().sum(-1)
+        code = nearest.detach() + (z - z.detach())  # exactly the nearest: the bracket is 0
+        return Quantized(code, index, to_vectors + self.commitment * to_codes)
+
+    def perplexity(self, index: Tensor) -> float:
+        """How many codes are in use: `exp` of the entropy of their frequencies, from 1 to C."""
+        share = torch.bincount(index.flatten(), minlength=len(self.codebook)) / index.numel()
+        return torch.special.entr(share).sum().exp().item()
+
+
+class QuantizedVAE(VAE):
+    """A VQ-VAE with D vectors per image, each one of C codes; the prior is uniform over the codes.
+
+    It has a true ELBO. Its posterior puts all its mass on one code, so that the KL from the uniform
+    prior is `D log C` whatever the weights, and `log p(x|code) - D log C` is a lower bound of
+    `log p(x)`, without any noise. What is trained is something else: straight-through hands the
+    encoder a gradient that is not that of the bound, whose derivative is zero almost everywhere,
+    and the quantizer's loss is added to it.
+
+    Args:
+        encoder: maps images to `[..., D, dim]`; `variables` is D.
+        quantizer: a `VectorQuantizer` of vectors of that length.
+        decoder: takes the codes as one vector, e.g. `BernoulliDecoder(D * dim, ...)`.
+        variables: D, the number of codes per image.
+
+    `terms` and `elbo` have the value of the ELBO's terms. The gradient of the first one has that of
+    the quantizer's loss in it, so that `train` needs to know nothing of it. `num_samples`,
+    `sample` and `estimator` are accepted and change nothing: nothing is drawn.
+
+    Used in chapter 7. Source: van den Oord, Vinyals and Kavukcuoglu (2017),
+    https://arxiv.org/abs/1711.00937.
+
+    >>> vae = quantized_digits_vae(variables=8, codes=16)
+    >>> reconstruction, kl = vae.terms(torch.ones(5, 64))
+    >>> bool((kl == 8 * torch.tensor(16.0).log()).all())
+    True
+    """
+
+    def __init__(
+        self, encoder: nn.Module, quantizer: VectorQuantizer, decoder: nn.Module, variables: int
+    ):
+        nn.Module.__init__(self)
+        _check_sizes(variables=variables)
+        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+        self.variables = variables
+
+    @property
+    def prior(self) -> Independent:
+        """Uniform over the indices of the codes, event shape `[D]`."""
+        ones = self.quantizer.codebook.new_ones(self.variables, len(self.quantizer.codebook))
+        return Independent(Categorical(ones), 1)
+
+    def terms(
+        self,
+        x: Tensor,
+        num_samples: int = 1,
+        sample: Sampler | None = None,
+        estimator: Estimator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`log p(x|code)`, and the KL, which is the constant `D log C`."""
+        quantized = self.quantizer(self.encoder(x))
+        loss = quantized.loss.sum(-1)
+        reconstruction = _log_likelihood(self.decoder(quantized.code.flatten(-2)), x)
+        kl = self.variables * math.log(len(self.quantizer.codebook))
+        return reconstruction + (loss.detach() - loss), torch.full_like(reconstruction, kl)
+
+
+def _log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
+    """`log p(x|z)`, after checking that `x` can come from this distribution at all."""
+    if not likelihood.support.check(x).all():
+        raise ValueError(
+            f"x must lie in the support of the decoder's distribution, {likelihood.support}, "
+            f"got values from {x.min():g} to {x.max():g}: binarize the images, "
+            "as load_digits(binarize=True) does"
+        )
+    return likelihood.log_prob(x)
+
+
+def _at(x: Tensor, estimator: Estimator) -> Estimator:
+    """The estimator for these images: a learned baseline predicts from them."""
+    return ScoreFunction(estimator.at(x)) if isinstance(estimator, Learned) else estimator
+
+
+def _own_parameters(estimator: Estimator | None) -> list[nn.Parameter]:
+    """Those of a control variate or a learned baseline."""
+    return list(estimator.parameters()) if isinstance(estimator, nn.Module) else []
+
+
+def _average_over(sample: Sampler) -> Estimator:
+    """The plain average of `f` over what `sample` draws."""
+    return lambda f, q, num_samples: f(sample(q.expand((num_samples, *q.batch_shape)))).mean(0)
+
+
 def digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
-    """The VAE of chapters 1 and 2, for 8×8 images; its weights come from the global generator.
+    """The Gaussian VAE of chapters 1 to 3, for 8×8 images.
+
+    Its weights come from the global generator.
 
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
     <...>
@@ -195,12 +539,64 @@ def digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
     )
 
 
+def discrete_digits_vae(variables: int = 8, classes: int = 8, hidden_dim: int = 200) -> VAE:
+    """The categorical VAE of chapter 7, for 8×8 images: `classes**variables` codes.
+
+    Its weights come from the global generator. `train` needs an estimator for discrete codes.
+
+    >>> discrete_digits_vae().encoder(torch.zeros(5, 64)).event_shape
+    torch.Size([8, 8])
+    """
+    return VAE(
+        CategoricalEncoder(64, hidden_dim, variables, classes),
+        CategoricalDecoder(variables, classes, hidden_dim, 64),
+    )
+
+
+def hybrid_digits_vae(
+    classes: int = 10, continuous_dim: int = 4, hidden_dim: int = 200
+) -> HybridVAE:
+    """The VAE of chapter 7 with a class and a Gaussian vector as its code, for 8×8 images.
+
+    Its weights come from the global generator.
+
+    >>> [q.event_shape for q in hybrid_digits_vae().prior]
+    [torch.Size([10]), torch.Size([4])]
+    """
+    return HybridVAE(
+        HybridEncoder(64, hidden_dim, classes, continuous_dim),
+        BernoulliDecoder(classes + continuous_dim, hidden_dim, 64),
+    )
+
+
+def quantized_digits_vae(
+    variables: int = 8, codes: int = 8, dim: int = 4, hidden_dim: int = 200
+) -> QuantizedVAE:
+    """The VQ-VAE of chapter 7, for 8×8 images: `codes**variables` codes, one codebook for all.
+
+    Its weights come from the global generator.
+
+    >>> quantized_digits_vae().prior.event_shape
+    torch.Size([8])
+    """
+    encoder = nn.Sequential(
+        nn.Linear(64, hidden_dim),
+        nn.ReLU(),
+        nn.Linear(hidden_dim, variables * dim),
+        nn.Unflatten(-1, (variables, dim)),
+    )
+    decoder = BernoulliDecoder(variables * dim, hidden_dim, 64)
+    return QuantizedVAE(encoder, VectorQuantizer(codes, dim), decoder, variables)
+
+
 @dataclass(frozen=True)
 class History:
     """What `train` did: one entry per finished epoch, in nats per image.
 
     `elbo`, `reconstruction` and `kl` average over the epoch, while the weights still move;
-    `held_out` is the ELBO on the validation images at the end of each epoch (empty without them).
+    With an estimator that relaxes discrete codes, so do these two of them that need samples.
+    `held_out` is the ELBO on the validation images at the end of each epoch (empty without them),
+    always with codes drawn exactly.
     """
 
     elbo: Tensor
@@ -229,7 +625,8 @@ def train(
     epochs: int = 100,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
-    sample: Callable[[Distribution], Tensor] = lambda q: q.rsample(),
+    sample: Sampler | None = None,
+    estimator: Estimator | None = None,
     kl_weight: float = 1.0,
     validation: Tensor | None = None,
     seed: int = 0,
@@ -244,6 +641,8 @@ def train(
         batch_size: images per step.
         learning_rate: Adam's.
         sample: draws z from the posterior, see `VAE.terms`.
+        estimator: of the gradient, see `VAE.terms`. Parameters of its own are trained beside the
+            model's, by an Adam of their own with the same learning rate.
         kl_weight: 1 maximizes the ELBO, 0 the reconstruction alone (chapter 1).
         validation: images held out, shape `[m, pixels]`, for `History.held_out`.
         seed: of batches and noise. The global generator is left as it was.
@@ -274,7 +673,11 @@ def train(
     if validation is not None:
         evaluate(vae, validation, num_samples=1)
 
-    optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate)
+    optimizers = [
+        torch.optim.Adam(weights, lr=learning_rate)
+        for weights in (list(vae.parameters()), _own_parameters(estimator))
+        if weights
+    ]
     last_finite = _Snapshot(vae)
     done: list[tuple[float, ...]] = []
     steps, interrupted = 0, False
@@ -290,7 +693,8 @@ def train(
                 order = torch.randperm(len(images), device=images.device)
                 for chosen in order.split(batch_size):
                     steps += 1
-                    total += _step(vae, images[chosen], optimizer, last_finite, sample, kl_weight)
+                    terms = vae.terms(images[chosen], 1, sample, estimator)
+                    total += _step(vae, terms, optimizers, last_finite, kl_weight)
                 reconstruction, kl = (total / len(images)).tolist()
                 values = (reconstruction - kl, reconstruction, kl)
                 if validation is not None:
@@ -325,6 +729,11 @@ def train(
     )
 
 
+def _exact(q: Distribution) -> Tensor:
+    """A sample of q itself: discrete codes stay discrete, whatever they were trained with."""
+    return q.rsample() if q.has_rsample else q.sample()
+
+
 @torch.no_grad()
 def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) -> HeldOut:
     """The mean ELBO of `images` and its standard error over them.
@@ -353,7 +762,8 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
     vae.eval()
     try:
         with _seeded(seed, images.device), _one_thread_if_small(vae):
-            elbo = torch.cat([vae.elbo(chunk, num_samples) for chunk in images.split(512)])
+            chunks = [vae.elbo(chunk, num_samples, sample=_exact) for chunk in images.split(512)]
+            elbo = torch.cat(chunks)
     finally:
         vae.train(was_training)
     spread = elbo.std().item() if len(elbo) > 1 else float("nan")
@@ -362,22 +772,23 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
 
 def _step(
     vae: VAE,
-    batch: Tensor,
-    optimizer: torch.optim.Optimizer,
+    terms: tuple[Tensor, Tensor],
+    optimizers: list[torch.optim.Optimizer],
     last_finite: "_Snapshot",
-    sample: Callable[[Distribution], Tensor],
     kl_weight: float,
 ) -> Tensor:
-    """One step of the optimizer; returns the batch's two terms, summed over its images."""
-    reconstruction, kl = vae.terms(batch, sample=sample)
+    """One step of the optimizers; returns the batch's two terms, summed over its images."""
+    reconstruction, kl = terms
     loss = (kl_weight * kl - reconstruction).mean()
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
     loss.backward()
     slopes = [w.grad.abs().max() for w in vae.parameters() if w.grad is not None]
     if not torch.stack([loss.detach(), *slopes]).isfinite().all():
         raise ValueError(f"the loss is {loss.item():g}, its largest slope {max(slopes):g}")
     last_finite.keep()
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return torch.stack([reconstruction.detach().sum(), kl.detach().sum()])
 
 
