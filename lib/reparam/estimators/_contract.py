@@ -258,6 +258,33 @@ class _Attach(torch.autograd.Function):
         return slope, _Once.apply(weight * gradient, source, ctx.name), None, None
 
 
+def first_order(name: str, source: Tensor) -> Tensor:
+    """`source`, such that a second derivative through it raises, naming estimator `name`.
+
+    For an estimator whose gradient autograd builds from a first derivative that is not that of
+    its value, as straight-through ones do.
+    """
+    return _FirstOrder.apply(source, name)
+
+
+class _FirstOrder(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(source, name):
+        return source.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        source, ctx.name = inputs
+        ctx.save_for_backward(source)
+
+    @staticmethod
+    def backward(ctx, slope):
+        (source,) = ctx.saved_tensors
+        return _Once.apply(slope, source, ctx.name), None
+
+
 class _Once(torch.autograd.Function):
     """The identity in its first argument; its own derivative is refused."""
 
