@@ -22,11 +22,25 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "lib" / "reparam"
-TESTS = {
-    "_checks": ["test_gaussian", "test_estimators", "test_measure"],
+TESTS = {  # module of reparam: the files of tests/lib that mirror it
+    "_checks": ["test_gaussian", "estimators/test_basics", "test_measure"],
     "noise": ["test_noise"],
     "gaussian": ["test_gaussian"],
-    "estimators": ["test_estimators"],
+    "relaxed": ["test_relaxed"],
+    "estimators._contract": [
+        "estimators/test_contract",
+        "estimators/test_parameters",
+        "estimators/test_basics",
+    ],
+    "estimators.pathwise": ["estimators/test_pathwise", "estimators/test_basics"],
+    "estimators.score": ["estimators/test_score", "estimators/test_basics"],
+    "estimators.enumeration": ["estimators/test_enumeration", "estimators/test_basics"],
+    "estimators.antithetic": ["estimators/test_antithetic"],
+    "estimators.measure_valued": ["estimators/test_measure_valued"],
+    "estimators.spsa": ["estimators/test_spsa"],
+    "estimators.relaxations": ["estimators/test_relaxations"],
+    "estimators.control_variates": ["estimators/test_control_variates"],
+    "objectives": ["test_objectives"],
     "measure": ["test_measure"],
 }
 SECONDS = 180  # for one mutant; an endless loop is a mutant that was noticed
@@ -92,6 +106,10 @@ def mutants(source: str) -> list[tuple[int, str]]:
     return found
 
 
+def source_of(module: str) -> Path:
+    return LIBRARY.joinpath(*module.split(".")).with_suffix(".py")
+
+
 def noticed(module: str, source: str) -> bool:
     """Whether the tests fail on `source` in place of the module, in a fork."""
     child = os.fork()
@@ -110,7 +128,7 @@ def run_tests(module: str, source: str) -> None:
     import importlib.abc
     import importlib.util
 
-    name, path = f"reparam.{module}", LIBRARY / f"{module}.py"
+    name, path = f"reparam.{module}", source_of(module)
 
     class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         def find_spec(self, fullname, _path, _target=None):
@@ -134,10 +152,11 @@ def main() -> None:
     torch.set_num_threads(1)
     total = killed = 0
     for module in [arguments.only] if arguments.only else TESTS:
-        source = ast.unparse(ast.parse((LIBRARY / f"{module}.py").read_text()))
+        original = source_of(module).read_text()
+        source = ast.unparse(ast.parse(original))
         if noticed(module, source):
             sys.exit(f"{module}: its tests fail without any mutation; mend them first")
-        found = mutants((LIBRARY / f"{module}.py").read_text())[:: arguments.every]
+        found = mutants(original)[:: arguments.every]
         with ThreadPoolExecutor(2) as pool:
             runs = pool.map(lambda m, module=module: noticed(module, m[1]), found)
             results = list(tqdm(runs, total=len(found), desc=module, unit="mutant"))
@@ -147,7 +166,12 @@ def main() -> None:
                 difference = difflib.unified_diff(
                     source.splitlines(), mutant.splitlines(), n=0, lineterm=""
                 )
-                print(f"  {module}.py:{line}", *list(difference)[3:], sep="\n    ", flush=True)
+                print(
+                    f"  {source_of(module).name}:{line}",
+                    *list(difference)[3:],
+                    sep="\n    ",
+                    flush=True,
+                )
         total, killed = total + len(found), killed + sum(results)
     print(f"score: {killed} of {total}, {killed / total:.1%}")
 
