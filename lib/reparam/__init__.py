@@ -1,8 +1,8 @@
 """Gradients through randomness: estimators that are checked against the exact gradient.
 
 `reparam` is the library of the course *Gradients through randomness*. Its modules, from the
-ground up: `noise`, `gaussian`, `relaxed`, `estimators`, `objectives`, `measure`, `data`, `vae`, `checkup`,
-`plots`, `explorers`, `quiz`, `live`. Import what you need from the module that has it:
+ground up: `noise`, `gaussian`, `relaxed`, `estimators`, `objectives`, `measure`, `data`, `vae`,
+`checkup`, `plots`, `explorers`, `quiz`, `live`. Import what you need from the module that has it:
 
 >>> import torch
 >>> from torch.distributions import Normal
