@@ -11,9 +11,11 @@ is all a user writes, and changing the estimator is changing one word.
 """
 
 from reparam.estimators.antithetic import ARM, DisARM
+from reparam.estimators.control_variates import REBAR, RELAX
 from reparam.estimators.enumeration import Enumeration, RaoBlackwell
 from reparam.estimators.measure_valued import MeasureValued
 from reparam.estimators.pathwise import Pathwise
+from reparam.estimators.relaxations import GumbelRao, GumbelSoftmax, ReinMax, StraightThrough
 from reparam.estimators.score import (
     NVIL,
     Constant,
@@ -28,16 +30,22 @@ from reparam.estimators.spsa import SPSA
 __all__ = [
     "ARM",
     "NVIL",
+    "REBAR",
+    "RELAX",
     "SPSA",
     "Constant",
     "DisARM",
     "Enumeration",
+    "GumbelRao",
+    "GumbelSoftmax",
     "Learned",
     "LeaveOneOut",
     "MeasureValued",
     "MovingAverage",
     "Pathwise",
     "RaoBlackwell",
+    "ReinMax",
     "ScoreFunction",
+    "StraightThrough",
     "optimal_constant",
 ]

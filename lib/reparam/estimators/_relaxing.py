@@ -1,0 +1,67 @@
+"""What relaxations and their control variates do with bits and with one-hot classes.
+
+Either kind of variable is `harden(z)` for `z = logits + noise`, exactly; `soften(z, temperature)`
+is its relaxation, `given(b, logits)` is `z` drawn anew given `b`, and `score(b, logits)` the
+gradient of `log q(b)` with respect to the logits.
+"""
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from reparam.estimators._contract import discrete_logits
+from reparam.relaxed import (
+    _binary_softened,
+    _one_hot_of,
+    _one_hot_softened,
+    gumbel_given,
+    gumbel_noise,
+    gumbel_softmax,
+    logistic_given,
+    logistic_noise,
+    relaxed_bernoulli,
+)
+
+
+class Bits:
+    """Bernoulli variables: logits, noise and samples have one shape."""
+
+    sample = staticmethod(relaxed_bernoulli)
+    soften = staticmethod(_binary_softened)
+    given = staticmethod(logistic_given)
+
+    @staticmethod
+    def noisy(logits: Tensor) -> Tensor:
+        return logits + logistic_noise(logits.shape, dtype=logits.dtype, device=logits.device)
+
+    @staticmethod
+    def harden(z: Tensor) -> Tensor:
+        return (z > 0).to(z.dtype)
+
+    @staticmethod
+    def score(b: Tensor, logits: Tensor) -> Tensor:
+        sign = 2 * b - 1
+        return sign * torch.sigmoid(-sign * logits)
+
+
+class Classes:
+    """OneHotCategorical variables: the last dimension holds the classes."""
+
+    sample = staticmethod(gumbel_softmax)
+    soften = staticmethod(_one_hot_softened)
+    given = staticmethod(gumbel_given)
+    harden = staticmethod(_one_hot_of)
+
+    @staticmethod
+    def noisy(logits: Tensor) -> Tensor:
+        return logits + gumbel_noise(logits.shape, dtype=logits.dtype, device=logits.device)
+
+    @staticmethod
+    def score(b: Tensor, logits: Tensor) -> Tensor:
+        return b - logits.softmax(-1)
+
+
+def relaxable(name: str, distribution: Distribution) -> tuple[Tensor, type[Bits] | type[Classes]]:
+    """Logits of shape `[*batch_shape, *event_shape]` and what kind of variable they are of."""
+    logits, is_one_hot = discrete_logits(name, distribution)
+    return logits, Classes if is_one_hot else Bits

@@ -1,0 +1,309 @@
+"""Estimators that pretend a discrete sample is smooth: cheap, quiet and biased."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from reparam._checks import check_count, check_flag, check_temperature
+from reparam.estimators._contract import (
+    Integrand,
+    check_call,
+    check_differentiable,
+    first_order,
+    values_of,
+)
+from reparam.estimators._relaxing import Bits, relaxable
+from reparam.relaxed import straight_through
+
+_INSTEAD = "ScoreFunction, ARM or RELAX with eta=None"
+
+
+@dataclass(frozen=True)
+class GumbelSoftmax:
+    """The Concrete relaxation: a softmax of logits and Gumbel noise in place of the sample.
+
+    `y = softmax((logits + G) / τ)`, for bits `sigmoid((logits + L) / τ)` with logistic noise. The
+    gradient estimate is that of `f(y)` along the path of `y`, the noise held fixed. With `hard`,
+    `f` is evaluated and differentiated at the discrete sample and its slope handed to `y`.
+
+    The value is the mean of `f(y)`: soft, it estimates the *relaxed* mean, not `E[f(b)]`; hard, it
+    estimates `E[f(b)]`.
+
+    Needs: Bernoulli or OneHotCategorical variables, alone or inside `Independent`, and an `f` that
+    is differentiable, soft also between the outcomes.
+    Bias: yes. That of the soft estimator vanishes as τ → 0 while its variance grows like 1/τ; that
+    of the hard one does not vanish. (For an `f` that is linear in each variable the hard gradient
+    is right as τ → 0.)
+    Cost: `num_samples` evaluations of `f`.
+    Higher derivatives: soft, those of the relaxed mean; hard, none.
+
+    Args:
+        temperature: τ, positive; anneal it by making a new `GumbelSoftmax` (see
+            `reparam.relaxed.annealed_temperature`).
+        hard: evaluate `f` at the discrete sample.
+        f, distribution, num_samples: as for every estimator (see `Pathwise`).
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if the temperature is not positive, the variables cannot be relaxed, or `f`
+            returns a wrong shape or NaN, or does not depend on the sample through a graph.
+        NotImplementedError: for a second derivative of the hard estimator.
+
+    Derived in chapter 5, compared in chapter 7. Source: Jang, Gu and Poole (2017),
+    https://arxiv.org/abs/1611.01144; Maddison, Mnih and Teh (2017),
+    https://arxiv.org/abs/1611.00712.
+
+    >>> import torch
+    >>> from torch.distributions import Bernoulli
+    >>> logit = torch.tensor(0.4, requires_grad=True)
+    >>> value = GumbelSoftmax(temperature=0.5, hard=True)(
+    ...     lambda b: (b - 0.45) ** 2, Bernoulli(logits=logit), num_samples=1000
+    ... )
+    >>> value.backward()
+    """
+
+    temperature: float = 1.0
+    hard: bool = False
+
+    def __post_init__(self):
+        _check_temperature(self.temperature)
+        check_flag("hard", self.hard)
+
+    def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
+        check_call(f, distribution, num_samples)
+        logits, kind = relaxable("GumbelSoftmax", distribution)
+        if self.hard:
+            logits = first_order("GumbelSoftmax(hard=True)", logits)
+        z = kind.sample(logits.expand(num_samples, *logits.shape), self.temperature, self.hard)
+        values = values_of(f, z, distribution)
+        check_differentiable("GumbelSoftmax", values, z, instead=_INSTEAD)
+        return values.mean(0)
+
+
+Through = Literal["probabilities", "identity", "argmax"]
+
+
+@dataclass(frozen=True)
+class StraightThrough:
+    """Discrete samples in the forward pass, something smooth in the backward pass.
+
+    Three estimators go by this name. `f` is evaluated and differentiated at `b`, and its slope
+    `g = f'(b)` becomes the gradient of
+
+    - `"probabilities"`: the probabilities of the sample, `b ~ q`, so that the logits get
+      `θ (1 - θ) g` for a bit, `π ∘ (g - π·g)` for classes;
+    - `"identity"`: the logits themselves, `b ~ q`, so that they get `g` as it is;
+    - `"argmax"`: the logits themselves, with `b` the most likely outcome. It draws nothing.
+
+    The value is the mean of `f(b)`, which estimates `E[f(b)]`; for `"argmax"` it is `f` at the
+    mode.
+
+    Needs: Bernoulli or OneHotCategorical variables, alone or inside `Independent`, and an `f` that
+    has a slope at the outcomes. The logits are those the distribution has: normalized ones,
+    `log π`, for OneHotCategorical, whatever it was made from.
+    Bias: yes, and the mean can have the wrong sign. Through the probabilities it is none where `f`
+    is linear in each variable.
+    Cost: `num_samples` evaluations of `f`; 1 for `"argmax"`, where `num_samples` changes nothing.
+    Higher derivatives: none; a second one raises.
+
+    Args:
+        through: which of the three.
+        f, distribution, num_samples: as for every estimator (see `Pathwise`).
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if `through` is none of the three, the variables are not discrete, or `f`
+            returns a wrong shape or NaN, or does not depend on the sample through a graph.
+        NotImplementedError: for a second derivative.
+
+    Compared in chapter 7. Source: Bengio, Léonard and Courville (2013),
+    https://arxiv.org/abs/1308.3432.
+
+    >>> import torch
+    >>> from torch.distributions import Bernoulli
+    >>> logit = torch.tensor(0.0, requires_grad=True)
+    >>> StraightThrough()(lambda b: 8 * b, Bernoulli(logits=logit)).backward()
+    >>> logit.grad
+    tensor(2.)
+    """
+
+    through: Through = "probabilities"
+
+    def __post_init__(self):
+        if self.through not in get_args(Through):
+            raise ValueError(
+                f"through must be 'probabilities', 'identity' or 'argmax', got {self.through!r}"
+            )
+
+    def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
+        check_call(f, distribution, num_samples)
+        logits, kind = relaxable("StraightThrough", distribution)
+        logits = first_order("StraightThrough", logits)
+        soft = kind.soften(logits, 1.0) if self.through == "probabilities" else logits
+        if self.through == "argmax":
+            hard = kind.harden(logits.detach())[None]
+        else:
+            hard = distribution.sample((num_samples,))
+        z = straight_through(hard, soft.expand_as(hard))
+        values = values_of(f, z, distribution)
+        check_differentiable("StraightThrough", values, z, instead=_INSTEAD)
+        return values.mean(0)
+
+
+@dataclass(frozen=True)
+class GumbelRao:
+    """Hard Gumbel-Softmax whose backward pass is averaged over the noise, given the sample.
+
+    `b ~ q` exactly, and `f` is evaluated and differentiated at `b` once. Its slope goes back
+    through the mean, over `conditional_samples` draws of the Gumbel noise given `b`, of the
+    derivative of `softmax((logits + G) / τ)` with `G` held fixed. Its mean is that of
+    `GumbelSoftmax(τ, hard=True)`, its variance at most as large: it is a Rao-Blackwellization.
+
+    The value is the mean of `f(b)`, which estimates `E[f(b)]`.
+
+    Needs: as `StraightThrough`.
+    Bias: that of the hard Gumbel-Softmax, which does not vanish as τ → 0. Since its variance stays
+    low there, small temperatures are usable.
+    Cost: `num_samples` evaluations of `f`, and `conditional_samples` cheap relaxations for each.
+    Higher derivatives: none; a second one raises.
+
+    Args:
+        temperature: τ, positive.
+        conditional_samples: draws of the noise for each sample.
+        f, distribution, num_samples: as for every estimator (see `Pathwise`).
+
+    Raises:
+        As `GumbelSoftmax` does.
+
+    Compared in chapter 7. Source: Paulus, Maddison and Krause (2021),
+    https://arxiv.org/abs/2010.04838.
+
+    >>> import torch
+    >>> from torch.distributions import OneHotCategorical
+    >>> logits = torch.zeros(3, requires_grad=True)
+    >>> w = torch.tensor([1.0, 2.0, 4.0])
+    >>> value = GumbelRao(temperature=0.5)(
+    ...     lambda b: (b * w).sum(-1) ** 2, OneHotCategorical(logits=logits), num_samples=8
+    ... )
+    >>> value.backward()
+    """
+
+    temperature: float = 1.0
+    conditional_samples: int = 10
+
+    def __post_init__(self):
+        _check_temperature(self.temperature)
+        check_count("conditional_samples", self.conditional_samples)
+
+    def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
+        check_call(f, distribution, num_samples)
+        logits, kind = relaxable("GumbelRao", distribution)
+        logits = first_order("GumbelRao", logits)
+        b = distribution.sample((num_samples,))
+        z = kind.given(b.expand(self.conditional_samples, *b.shape), logits.detach())
+        # z = logits + G: its value as drawn, its derivative 1, because the noise is held fixed.
+        z = straight_through(z, logits.expand_as(z))
+        b = straight_through(b, kind.soften(z, self.temperature).mean(0))
+        values = values_of(f, b, distribution)
+        check_differentiable("GumbelRao", values, b, instead=_INSTEAD)
+        return values.mean(0)
+
+
+@dataclass(frozen=True)
+class ReinMax:
+    """Straight-through of second order: the trapezoidal rule between outcomes.
+
+    With the slope `g = f'(b)` at the sample `b ~ q`, the logits get
+    `2 J((b + π_τ) / 2) g - J(π) g / 2`, where `J(p) = diag(p) - p pᵀ` and
+    `π_τ = softmax(logits / τ)`. At τ = 1 that is `(b ∘ (g - π·g) + π ∘ (g - b·g)) / 2`, whose mean
+    replaces each difference `f(e_k) - f(e_i)` in the true gradient by
+    `(f'(e_k) + f'(e_i))·(e_k - e_i) / 2`. A bit is a variable of two classes: `g (1 - θ) / 2` where
+    it is 1, `g θ / 2` where it is 0.
+
+    The value is the mean of `f(b)`, which estimates `E[f(b)]`.
+
+    Needs: as `StraightThrough`.
+    Bias: at τ = 1 none where `f` is at most quadratic in each variable, others held fixed; else
+    that of the trapezoidal rule, of third order in the distance between the outcomes. Other
+    temperatures, which the paper tunes, are biased for quadratics too.
+    Cost: `num_samples` evaluations of `f`.
+    Higher derivatives: none; a second one raises.
+
+    Args:
+        temperature: τ, positive.
+        f, distribution, num_samples: as for every estimator (see `Pathwise`).
+
+    Raises:
+        As `GumbelSoftmax` does.
+
+    Compared in chapter 7. Source: Liu et al. (2023), https://arxiv.org/abs/2304.08612.
+
+    >>> import torch
+    >>> from torch.distributions import Bernoulli
+    >>> logit = torch.tensor(0.0, requires_grad=True)
+    >>> ReinMax()(lambda b: 8 * b, Bernoulli(logits=logit)).backward()
+    >>> logit.grad
+    tensor(2.)
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        _check_temperature(self.temperature)
+
+    def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
+        check_call(f, distribution, num_samples)
+        logits, kind = relaxable("ReinMax", distribution)
+        logits = first_order("ReinMax", logits)
+        b = distribution.sample((num_samples,))
+        if kind is Bits:  # the same rule for two classes, b and 1 - b, of logits l and 0
+            z = straight_through(b, _bit_slope(b, logits.detach(), self.temperature) * logits)
+        else:
+            z = _HeunStep.apply(b, logits.expand_as(b), self.temperature)
+        values = values_of(f, z, distribution)
+        check_differentiable("ReinMax", values, z, instead=_INSTEAD)
+        return values.mean(0)
+
+
+def _bit_slope(b: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """`2 m (1 - m) - θ (1 - θ) / 2` with `m = (b + θ_τ) / 2`; 1 minus something never cancels."""
+    one, zero = torch.sigmoid(logits / temperature), torch.sigmoid(-logits / temperature)
+    plain = torch.sigmoid(logits) * torch.sigmoid(-logits)
+    return (b + one) * (1 - b + zero) / 2 - plain / 2
+
+
+class _HeunStep(torch.autograd.Function):
+    """The sample, with the gradient of ReinMax for the logits."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(b, logits, temperature):
+        return b.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        b, logits, ctx.temperature = inputs
+        ctx.save_for_backward(b, logits)
+
+    @staticmethod
+    def backward(ctx, slope):
+        b, logits = ctx.saved_tensors
+        middle = (b + (logits / ctx.temperature).softmax(-1)) / 2
+        step = 2 * _softmax_slope(middle, slope) - _softmax_slope(logits.softmax(-1), slope) / 2
+        return None, step, None
+
+
+def _softmax_slope(p: Tensor, slope: Tensor) -> Tensor:
+    """`(diag(p) - p pᵀ) slope`."""
+    return p * (slope - (p * slope).sum(-1, keepdim=True))
+
+
+def _check_temperature(temperature: float) -> None:
+    """An estimator is a value, so that its temperature is a number and not a tensor."""
+    if isinstance(temperature, Tensor):
+        raise TypeError("temperature must be a number, got a tensor: use temperature.item()")
+    check_temperature(temperature)
