@@ -234,9 +234,8 @@ def _log_weights(
 ) -> Tensor:
     """`log w(z_k)`, shape `[num_samples, *batch_shape]`, with the graph that the gradient wants."""
     z = posterior.rsample((num_samples,))
-    weights: list[Tensor] = []
     if gradient == "dreg":
-        z = _Weighted.apply(z, weights)
+        z = _Weighted.apply(z, lambda: log_w.detach().softmax(0))
     log_p = values_of(log_joint, z, posterior, "log_joint")
     name, instead = f"gradient={gradient!r}", "gradient='score'"
     check_differentiable(name, log_p, z, instead, "log_joint")
@@ -244,15 +243,13 @@ def _log_weights(
     if gradient != "pathwise":  # take off the part that does not go through the sample
         score = posterior.log_prob(z.detach())
         log_w = attach(name, log_w, score, torch.ones_like(score))
-    weights.append(log_w.detach().softmax(0))
     return log_w
 
 
 class _Weighted(torch.autograd.Function):
     """The identity; the gradient of each sample is multiplied by its weight.
 
-    The weights are known later than the samples: `weights` is a list that holds them by the time
-    a gradient comes back.
+    The weights are known later than the samples: `weights()` is asked when a gradient comes back.
     """
 
     @staticmethod
@@ -265,7 +262,7 @@ class _Weighted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        (weight,) = ctx.weights
+        weight = ctx.weights()
         return gradient * weight[(..., *(None,) * (gradient.ndim - weight.ndim))], None
 
 
