@@ -7,10 +7,11 @@ from axe_playwright_python.sync_playwright import Axe
 
 from reparam.quiz import check, quiz
 
+CHAPTERS = (1, 2, 3, 7)
 THEMES = {"light": ("#fff", "#212121"), "dark": ("#121212", "#ececec")}
 ANSWERS = [
     (chapter, item["id"], item["kind"] == "number", n, option["text"])
-    for chapter in (1, 2)
+    for chapter in CHAPTERS
     for item in quiz(chapter).items
     for n, option in enumerate(item["options"])
 ]
@@ -20,7 +21,7 @@ ANSWERS = [
 def files(tmp_path_factory):
     """Pages that hold nothing but a quiz, on the paper of each theme."""
     folder = tmp_path_factory.mktemp("quiz")
-    for chapter, (theme, (paper, ink)) in itertools.product((1, 2), THEMES.items()):
+    for chapter, (theme, (paper, ink)) in itertools.product(CHAPTERS, THEMES.items()):
         (folder / f"{chapter}-{theme}.html").write_text(
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>Quiz</title>'
             '<meta name="viewport" content="width=device-width">'
@@ -42,7 +43,7 @@ def opened(browser, files, chapter, theme="light", **options):
 
 @pytest.fixture(scope="module")
 def pages(browser, files):
-    pages = {chapter: opened(browser, files, chapter) for chapter in (1, 2)}
+    pages = {chapter: opened(browser, files, chapter) for chapter in CHAPTERS}
     yield pages
     for page in pages.values():
         assert page.problems == []
@@ -118,7 +119,7 @@ def test_without_scripts_every_answer_is_a_fold(browser, files):
 
 @pytest.mark.parametrize("width", [320, 360, 1280])
 @pytest.mark.parametrize("theme", list(THEMES))
-@pytest.mark.parametrize("chapter", [1, 2])
+@pytest.mark.parametrize("chapter", CHAPTERS)
 @pytest.mark.parametrize("scripts", [True, False])
 def test_no_violation_and_no_sideways_scroll(browser, files, chapter, theme, width, scripts):
     page = opened(

@@ -120,7 +120,7 @@ def _chapters():
 
 def _load(chapter):
     if type(chapter) is not int or chapter not in _chapters():
-        known = " and ".join(str(n) for n in _chapters())
+        known = _listed(str(n) for n in _chapters())
         raise ValueError(f"there is no quiz for chapter {chapter!r}; there are quizzes for {known}")
     return _read(chapter)
 
@@ -143,8 +143,13 @@ def _find(question):
         for item in _load(chapter):
             if item["id"] == question:
                 return item
-    known = " and ".join(_span(_load(n)) for n in _chapters())
+    known = _listed(_span(_load(n)) for n in _chapters())
     raise ValueError(f"there is no question {question!r}; there are {known}")
+
+
+def _listed(parts):
+    *parts, last = parts
+    return f"{', '.join(parts)} and {last}"
 
 
 def _span(items):
