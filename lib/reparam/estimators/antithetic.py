@@ -174,8 +174,8 @@ def _swap_and_merge(
     values = values_of(f, z.flatten(0, 1), distribution)
     swapped = values.detach().unflatten(0, (len(swaps), num_samples))[which]  # f_cj
     merged = (swapped - swapped.mean(0)).movedim((0, 1), (-1, -2))  # [n, *batch, j, c]
-    noise = (1 / classes - weights).flatten(1 + batch, -2)  # [n, *batch, variables, j]
-    gradient = (noise @ merged).mean(0).reshape(logits.shape)
+    noise = 1 / classes - weights.reshape(*weights.shape[: 1 + batch], -1, classes)
+    gradient = (noise @ merged).mean(0).reshape(logits.shape)  # [*batch, variables, c]
     return attach("ARM", values.mean(0), logits, gradient)
 
 
