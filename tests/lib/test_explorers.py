@@ -2,14 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal
 
 from reparam._embed import embed
-from reparam.estimators import Pathwise
-from reparam.explorers import fresh_noise, fresh_or_frozen, mu_sigma_epsilon
+from reparam.estimators import Pathwise, ScoreFunction
+from reparam.explorers import fresh_noise, fresh_or_frozen, mu_sigma_epsilon, two_histograms
 from reparam.explorers.build import EXPLORERS, FOLDER, build, run_javascript
+from reparam.measure import exact_gradient, measure
 
 SQUARE = torch.square
 FUNCTIONS = {"square": torch.square, "sine": torch.sin}
@@ -233,6 +235,153 @@ def test_where_z_squared_falls(mu):
     if mu == 1:
         assert falling.tolist() == ((eps > -2 / 3) & (eps < 0)).tolist()
         assert 13 <= 24 - falling.sum() <= 20
+
+
+# The functions of `two_histograms`; the step as Pathwise meets it, with a graph and no slope.
+HISTOGRAMS = {
+    "square": torch.square,
+    "shifted": lambda z: z.square() + 10,
+    "sine": lambda z: torch.sin(5 * z),
+    "step": lambda z: (z > 1.5).to(z) + 0 * z,
+}
+PLACES = [(1.0, 1.0), (-1.3, 0.25), (2.0, 0.6), (0.0, 2.5)]
+
+
+class Shared(Given):
+    """Its `sample` uses the noise it is given, too."""
+
+    def sample(self, sample_shape=()):
+        return self.rsample(sample_shape).detach()
+
+
+def second_moment(f, mu, sigma, by, score):
+    """Of one estimate, by Gauss-Legendre quadrature on both sides of the step."""
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(400))
+    edge = min(max((1.5 - mu) / sigma, -11.9), 11.9)
+    total = 0.0
+    for low, high in ((-12, edge), (edge, 12)):
+        eps = (low + high + (high - low) * nodes) / 2
+        z = (mu + sigma * eps).requires_grad_()
+        slope = torch.autograd.grad(f(z).sum(), z)[0]
+        part = {"mu": torch.ones_like(eps), "sigma": eps}[by]
+        if score:
+            estimate = f(z).detach() * {"mu": eps, "sigma": eps**2 - 1}[by] / sigma
+        else:
+            estimate = slope * part
+        density = torch.exp(-(eps**2) / 2) / math.sqrt(2 * math.pi)
+        total += (weights * estimate**2 * density).sum().item() * (high - low) / 2
+    return total
+
+
+@pytest.mark.parametrize("f", HISTOGRAMS)
+@pytest.mark.parametrize("by", ["mu", "sigma"])
+def test_exact_variances_against_quadrature(f, by):
+    explorer = two_histograms()
+    for mu, sigma in PLACES:
+        got = view(explorer, f=f, by=by, mu=mu, sigma=sigma, k="4")
+        parameters = {"loc": mu, "scale": sigma}
+        parameters = {k: torch.tensor(v, dtype=torch.float64) for k, v in parameters.items()}
+        exact = exact_gradient(HISTOGRAMS[f], Normal, parameters)
+        name = {"mu": "loc", "sigma": "scale"}[by]
+        truth = exact.gradient[name].item()
+        assert got["truth"] == pytest.approx(truth, rel=1e-7, abs=1e-9 + exact.error[name].item())
+        for row, score in (("path", False), ("score", True)):
+            mean = 0 if (row, f) == ("path", "step") else got["truth"]
+            want = (second_moment(HISTOGRAMS[f], mu, sigma, by, score) - mean**2) / 4
+            assert got["exact"][row] == pytest.approx(want, rel=1e-8, abs=1e-10), (row, mu, sigma)
+
+
+@pytest.mark.parametrize("f", HISTOGRAMS)
+@pytest.mark.parametrize("k", [1, 4, 16])
+def test_every_estimate_is_the_librarys(f, k):
+    explorer = two_histograms()
+    assert explorer.noise.shape == (200, 16)
+    assert explorer.noise[7].tolist() == fresh_noise(explorer.state["seed"], 7, 16).tolist()
+    for by, mu, sigma in (("mu", 1.0, 1.0), ("sigma", -0.5, 0.75)):
+        got = view(explorer, f=f, by=by, k=str(k), mu=mu, sigma=sigma, n=200)
+        for row, estimator in (("path", Pathwise()), ("score", ScoreFunction())):
+            both = {
+                "mu": torch.full((200,), mu, dtype=torch.float64, requires_grad=True),
+                "sigma": torch.full((200,), sigma, dtype=torch.float64, requires_grad=True),
+            }
+            noise = explorer.noise[:, :k].T
+            q = Shared(both["mu"], both["sigma"], noise)
+            q.rsample = lambda _, q=q, noise=noise: q.loc + q.scale * noise
+            q.sample = lambda _, q=q: q.rsample(()).detach()
+            estimator(HISTOGRAMS[f], q, num_samples=k).sum().backward()
+            want = both[by].grad
+            assert got["estimates"][row] == pytest.approx(want.tolist(), rel=1e-9, abs=1e-12)
+            seen, m = got["seen"][row], want.mean()
+            assert seen["mean"] == pytest.approx(m.item(), abs=1e-12)
+            assert seen["variance"] == pytest.approx(want.var().item(), abs=1e-12)
+            error = ((((want - m) ** 4).mean() - want.var() ** 2).clamp(min=0) / 200).sqrt()
+            assert seen["error"] == pytest.approx(error.item(), abs=1e-9)
+            assert sum(got["bins"][row]) + sum(got["beyond"][row]) == 200
+
+
+def test_the_stated_variances_are_what_the_library_measures():
+    explorer = two_histograms()
+    stated = {"square": (4.0, 30), "shifted": (4.0, 210), "sine": (12.5, 0.5), "step": (0, 0.361)}
+    parameters = {"loc": torch.tensor(1.0), "scale": torch.tensor(1.0)}
+    torch.manual_seed(0)
+    for f, pair in stated.items():
+        got = view(explorer, f=f)
+        for row, estimator, number in zip(
+            ("path", "score"), (Pathwise(), ScoreFunction()), pair, strict=True
+        ):
+            assert got["exact"][row] == pytest.approx(number, rel=2e-3)
+            result = measure(estimator, HISTOGRAMS[f], Normal, parameters, replicates=40_000)
+            # 5 standard errors: a false alarm in 1e-6 of the seeds, were this one not fixed.
+            slack = 5 * result.variance_standard_error["loc"] + 1e-12
+            assert abs(result.variance["loc"] - got["exact"][row]) <= slack, (f, row)
+            # And the docstring's promise about the default seed.
+            assert got["seen"][row]["variance"] == pytest.approx(number, rel=1 / 8)
+    assert got["truth"] == pytest.approx(0.352, abs=5e-4)
+    for words in ("4.00 and 30.0 for z²", "12.5 and 0.500 for sin 5z"):
+        assert words in explorer.claim
+
+
+def test_the_histograms_stay_covered_until_they_are_drawn():
+    """Nothing on show gives a width away before its prediction is made."""
+    explorer = two_histograms()
+    story = "[widget.spec.story(view), widget.spec.status(view), widget.spec.ask.verdict(view)]"
+    shown = f"""(() => {{
+        const view = widget.spec.model(state);
+        const visible = widget.spec.controls.filter((c) => (!c.before) === Boolean(state.guess)
+            && (!c.show || c.show(view))).map((c) => c.key);
+        return [visible.join(), {story}.join(" "), widget.spec.table(view).rows.length];
+    }})()"""
+    covered, words, rows = run_javascript(explorer, shown)
+    assert covered == "path,score" and rows == 0 and "5.48" not in words
+    explorer.state.update(guess="yes", n=2)
+    covered, words, rows = run_javascript(explorer, shown)
+    assert covered == "n" and rows == 2 and "5.48" not in words
+    explorer.state.update(n=200)
+    covered, words, rows = run_javascript(explorer, shown)
+    assert covered == "bet" and rows == 1 and "5.48" in words and "210" not in words
+    explorer.state.update(bet="none")
+    covered, words, rows = run_javascript(explorer, shown)
+    assert covered == "f" and rows == 1 and "12.5" not in words
+    explorer.state.update(opened="021", f="shifted")
+    covered, words, rows = run_javascript(explorer, shown)
+    assert covered == "f,k,by,mu,sigma" and rows == 3 and "12.5" in words and "0.352" not in words
+
+
+def test_the_score_function_wins_by_100_to_1_only_where_both_are_unbiased():
+    goal = "widget.spec.goal(widget.spec.model(state))"
+    explorer = two_histograms()
+    assert run_javascript(explorer, goal) is False, "it would give the predictions away"
+    explorer.state.update(guess="yes", n=200, bet="both", opened="0123")
+    for changes, done in (
+        ({"f": "sine"}, False),
+        ({"f": "sine", "sigma": 2.0, "k": "16"}, True),
+        ({"f": "sine", "sigma": 1.9}, False),
+        ({"f": "sine", "sigma": 2.5, "mu": -0.3}, True),
+        ({"f": "step", "sigma": 2.5}, False),
+        ({"f": "square", "sigma": 2.5, "mu": 0.0}, False),
+    ):
+        explorer.state.update({"k": "1", "mu": 1.0, "sigma": 1.0} | changes)
+        assert run_javascript(explorer, goal)["done"] is done, changes
 
 
 def test_goals_can_be_reached_and_start_unreached():

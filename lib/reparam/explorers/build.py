@@ -1,7 +1,7 @@
 """Make what is derived from the explorers' sources: `python -m reparam.explorers.build`.
 
-- `built/NAME.js`: `runtime.js` and `NAME.js` in one file, without comments and with short names,
-  so that a page stays small;
+- `built/NAME.js`: `runtime.js`, `NAME.js` and, for fresh noise, `draws.js` in one file, without
+  comments and with short names, so that a page stays small;
 - `stills/NAME.svg`: the still picture, drawn by that file in Node (from the PATH, or the one that
   playwright brings).
 
@@ -15,10 +15,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from reparam.explorers import Explorer, fresh_or_frozen, mu_sigma_epsilon
+from reparam.explorers import Explorer, fresh_or_frozen, mu_sigma_epsilon, two_histograms
 
 FOLDER = Path(__file__).parent
-EXPLORERS = (fresh_or_frozen, mu_sigma_epsilon)
+EXPLORERS = (fresh_or_frozen, mu_sigma_epsilon, two_histograms)
 
 
 def find_node() -> str:
@@ -69,14 +69,15 @@ def build(explorer: Explorer) -> dict[str, str]:
     """The texts of an explorer's derived files, made now, by path below this folder."""
     import minify
 
-    runtime, own, still = (
+    shared, draws, own, still = (
         (FOLDER / file).read_text(encoding="utf-8")
-        for file in ("runtime.js", f"{explorer.name}.js", "still.js")
+        for file in ("runtime.js", "draws.js", f"{explorer.name}.js", "still.js")
     )
-    javascript = minify.string("application/javascript", f"{runtime}\n{own}")
+    code = "\n".join([shared, draws, own] if "freshNoise(" in own else [shared, own])
+    javascript = minify.string("application/javascript", code)
     # What line breaks are left are inside CSS, where they say nothing.
     javascript = javascript.replace("\n", "")
-    with_still = f"{runtime}\n{own}\n{still}".replace("export default {", "export default { still,")
+    with_still = f"{code}\n{still}".replace("export default {", "export default { still,")
     picture = _run(with_still, explorer.state, "widget.still(widget.spec, state)")
     derived = {f"built/{explorer.name}.js": javascript, f"stills/{explorer.name}.svg": picture}
     if explorer.name == "mu_sigma_epsilon":  # for the start page: without the answer to its puzzle

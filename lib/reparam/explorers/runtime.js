@@ -6,9 +6,12 @@
 //   layout(size), draw(view, layout)
 //                             the picture for a size {width, font, room}, a string of SVG
 //   handles(view, layout)     what can be dragged: [{key, x, y, value(x), shape, label, text}]
-//   controls                  native controls: [{key, label, text | options, show}]
+//   controls                  native controls: [{key, label, text | options | build, show}]
 //   ask, moved, status, story, goal, table
 //                             the question, bookkeeping after a change, and the words
+//   style                     CSS of its own, where it needs any
+// What `question` and `options` of `ask` are may depend on the view. Handles and controls wait for
+// the prediction; those marked `before` are what it is made with, and go when it is made.
 const MINUS = "\u2212";
 const fix = (x, digits) => {
   const text = Math.abs(x).toFixed(digits);
@@ -111,9 +114,12 @@ dialog .x>.figure{grid-column:1;grid-row:2/99}}
 const make = (tag, properties = {}, ...children) => {
   const { data, ...rest } = properties;
   const node = Object.assign(document.createElement(tag), rest);
-  for (const [name, value] of Object.entries(data || {})) node.setAttribute(name, value);
+  put(node, data);
   node.append(...children);
   return node;
+};
+const put = (node, attributes) => {
+  for (const name in attributes) node.setAttribute(name, attributes[name]);
 };
 
 // Only what a field allows gets in, from a link or from anywhere.
@@ -157,14 +163,13 @@ function explore(spec, { model, el }) {
   const say = make("p", { className: "status", data: { role: "status" } });
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const picture = document.createElementNS(svg.namespaceURI, "g");
-  picture.setAttribute("aria-hidden", "true");
-  svg.setAttribute("role", "group");
-  svg.setAttribute("aria-label", spec.title + ", figure");
+  put(picture, { "aria-hidden": true });
+  put(svg, { role: "group", "aria-label": spec.title + ", figure" });
   svg.append(picture);
   const figure = make("div", { className: "figure" }, svg);
   const verdict = make("p", { className: "guess" });
   const answers = make("div", { className: "row", data: { role: "group" } });
-  const question = make("div", {}, make("p", { innerHTML: spec.ask.question }), answers, verdict);
+  const asked = make("p");
   const panel = make("div", { className: "panel" });
   const story = make("div"), goal = make("p", { className: "goal" });
   const table = make("table"), caption = make("p", { className: "small" });
@@ -175,24 +180,26 @@ function explore(spec, { model, el }) {
   const body = make("div", { className: "body" });
   const box = make("section", { className: "x", data: { "aria-label": spec.title } });
   const dialog = make("dialog", { data: { "aria-label": spec.title } });
-  root.append(make("style", { textContent: PAGE }), box, dialog);
+  root.append(make("style", { textContent: PAGE + (spec.style || "") }), box, dialog);
 
   // Where focus goes when the button that had it goes away.
-  const front = () => grips.values().next().value.g.focus({ preventScroll: true });
+  const front = () => root.querySelector(".handle:not(.off),.panel>:not([hidden]) :is(button,input)").focus({ preventScroll: true });
+  const change = (key, value, row) => { set(key, value); settle(); if (row.hidden) front(); };
   const controls = spec.controls.map((control) => {
+    if (control.build) return { control, ...control.build(change, state) };
     const field = spec.fields[control.key];
     const label = make("span", { className: "label", innerHTML: control.label });
     const row = make("div", { className: "row", data: { role: "group", "aria-label": label.textContent } }, label);
     if (control.options) {
       const buttons = control.options.map(([value, words]) => {
         const button = make("button", { innerHTML: words });
-        button.onclick = () => { set(control.key, value); settle(); if (row.hidden) front(); };
+        button.onclick = () => change(control.key, value, row);
         row.append(button);
         return [value, button];
       });
       return { control, row, show() {
         for (const [value, button] of buttons) {
-          button.setAttribute("aria-pressed", String(state[control.key] === value));
+          put(button, { "aria-pressed": state[control.key] === value });
         }
       } };
     }
@@ -210,21 +217,16 @@ function explore(spec, { model, el }) {
     row.append(less, input, more, out);
     return { control, row, show() {
       input.value = state[control.key];
-      input.setAttribute("aria-valuetext", control.text(state[control.key]));
+      put(input, { "aria-valuetext": control.text(state[control.key]) });
       out.textContent = control.text(state[control.key]);
     } };
   });
-  for (const [value, words] of spec.ask.options) {
-    const button = make("button", { innerHTML: words });
-    button.onclick = () => { set("guess", value); settle(); front(); };
-    answers.append(button);
-  }
-  answers.setAttribute("aria-label", "Your prediction");
+  put(answers, { "aria-label": "Your prediction" });
 
   panel.append(...controls.map((c) => c.row), say, goal);
   body.append(
-    make("p", { className: "title", textContent: spec.title }), question, figure, panel, story,
-    make("details", {}, make("summary", { textContent: "The numbers as a table" }), caption,
+    make("p", { className: "title", textContent: spec.title }), asked, answers, verdict, figure, panel, story,
+    make("details", { hidden: !spec.table }, make("summary", { textContent: "The numbers as a table" }), caption,
       make("div", { className: "scroll", tabIndex: 0, data: { role: "region", "aria-label": "Table" } }, table)),
     make("div", { className: "row tools" }, reset, copy, present), link);
   box.append(...body.childNodes);
@@ -234,29 +236,26 @@ function explore(spec, { model, el }) {
   function grip(h) {
     const field = spec.fields[h.key];
     const g = document.createElementNS(svg.namespaceURI, "g");
-    g.setAttribute("class", "handle");
-    g.setAttribute("role", "slider");
-    g.setAttribute("aria-label", h.label);
-    g.setAttribute("aria-valuemin", field.min);
-    g.setAttribute("aria-valuemax", field.max);
+    const off = () => g.classList.contains("off");
+    put(g, { class: "handle", role: "slider", "aria-label": h.label, "aria-valuemin": field.min, "aria-valuemax": field.max });
     g.innerHTML = '<circle r="22" fill="transparent"/><g></g>';
     let held = null;
     g.onpointerdown = (event) => {
-      if (!state.guess || event.button) return;
+      if (off() || event.button) return;
       event.preventDefault();
       g.focus();
       g.setPointerCapture(event.pointerId);
       held = event.clientX - grips.get(h.key).x;
     };
     // Scrolling must not take the gesture over; `touch-action` alone does not reach inside an SVG.
-    g.addEventListener("touchstart", (event) => { if (state.guess) event.preventDefault(); }, { passive: false });
+    g.addEventListener("touchstart", (event) => { if (!off()) event.preventDefault(); }, { passive: false });
     g.onpointermove = (event) => {
       if (held !== null) set(h.key, grips.get(h.key).value(event.clientX - held));
     };
     g.onlostpointercapture = () => { if (held !== null) { held = null; settle(); } };
     g.onkeydown = (event) => {
       const by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5, Home: -1e9, End: 1e9 }[event.key];
-      if (by === undefined || !state.guess || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (by === undefined || off() || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
       set(h.key, clamp(state[h.key] + by * field.step, field.min, field.max));
       later();
@@ -270,28 +269,34 @@ function explore(spec, { model, el }) {
     const font = dialog.open ? 18 : 14;
     box.classList.toggle("narrow", width < 480);
     layout = spec.layout({ width, font, room: dialog.open && innerHeight - 90 }, view);
-    svg.setAttribute("width", width);
-    svg.setAttribute("height", layout.height);
-    svg.setAttribute("viewBox", `0 0 ${width} ${layout.height}`);
-    svg.setAttribute("font-size", layout.font);
+    put(svg, { width, height: layout.height, viewBox: `0 0 ${width} ${layout.height}`, "font-size": layout.font });
     picture.innerHTML = spec.draw(view, layout);
+    const waits = (thing) => !state.guess === !thing.before;
+    for (const { g } of grips.values()) put(g, { display: "none" });
     for (const h of spec.handles(view, layout)) {
       if (!grips.has(h.key)) grips.set(h.key, { g: grip(h) });
       const g = Object.assign(grips.get(h.key), h).g;
       g.lastChild.innerHTML = shapes[h.shape](h.kind, 0, 0, 10) + shapes[h.shape]("ring", 0, 0, 10);
-      g.setAttribute("transform", `translate(${at(h.x)} ${at(h.y)})`);
-      g.setAttribute("aria-valuenow", state[h.key]);
-      g.setAttribute("aria-valuetext", h.text);
-      g.setAttribute("tabindex", !state.guess ? -1 : 0);
-      g.setAttribute("aria-disabled", String(!state.guess));
-      g.classList.toggle("off", !state.guess);
+      const off = waits(h);
+      put(g, {
+        transform: `translate(${at(h.x)} ${at(h.y)})`, display: "", tabindex: off ? -1 : 0,
+        "aria-valuenow": state[h.key], "aria-valuetext": h.text, "aria-disabled": off,
+      });
+      g.classList.toggle("off", off);
     }
     for (const c of controls) {
-      c.row.hidden = !state.guess || Boolean(c.control.show && !c.control.show(view));
+      c.row.hidden = waits(c.control) || Boolean(c.control.show && !c.control.show(view));
       c.show();
     }
   }
   function words() {
+    const told = (words) => typeof words === "function" ? words(view) : words;
+    asked.innerHTML = told(spec.ask.question);
+    answers.replaceChildren(...told(spec.ask.options).map(([value, words]) => {
+      const button = make("button", { innerHTML: words });
+      button.onclick = () => change("guess", value, answers);
+      return button;
+    }));
     answers.hidden = Boolean(state.guess);
     verdict.innerHTML = state.guess ? spec.ask.verdict(view) : "";
     verdict.hidden = !state.guess;
@@ -301,6 +306,7 @@ function explore(spec, { model, el }) {
     goal.hidden = !target;
     if (target) goal.innerHTML = `<b>Goal.</b> ${target.text} ${target.done ? `<b>\u2713 Reached.</b> ${target.found}` : "<i>Not yet.</i>"}`;
     story.innerHTML = spec.story(view);
+    if (!spec.table) return;
     const rows = spec.table(view);
     caption.textContent = rows.caption;
     table.innerHTML = `<thead><tr>${rows.head.map((t) => `<th scope="col">${t}</th>`).join("")}</tr></thead><tbody>` +
