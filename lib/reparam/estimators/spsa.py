@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, biject_to
+from torch.distributions import Distribution, Transform, biject_to, transform_to
+from torch.distributions.constraints import Constraint
 
 from reparam.estimators._contract import (
     Integrand,
@@ -30,8 +31,9 @@ class SPSA:
 
     and the chain rule leads from `u` (the logarithm of a scale, the logit of a probability) to the
     parameters. Both sides draw from the same state of the random number generator, so that `z⁺` and
-    `z⁻` are near each other. Distributions that reject some of their draws, such as a Gamma, may
-    use different numbers on the two sides, which costs variance and no bias.
+    `z⁻` are near each other. Where the number of random numbers depends on the parameters, as for
+    Gamma, Poisson and Binomial variables, the two sides may fall out of step, which costs variance
+    and no bias.
 
     Needs: a distribution whose class is made from its parameters, alone or inside `Independent`;
     `f` may be any function.
@@ -105,15 +107,23 @@ def _unconstrained(distribution: Distribution, parameters: dict[str, Tensor]) ->
     constraints, free = constraints_of(distribution), {}
     for name, parameter in parameters.items():
         if parameter.requires_grad:
-            try:
-                bijection = biject_to(constraints[name])
-            except NotImplementedError:
+            bijection = _bijection(constraints[name])
+            if bijection is None:
                 raise ValueError(
                     f"SPSA knows no unconstrained space for the {name} of "
                     f"{name_of(distribution)}: use Pathwise if it has rsample, else ScoreFunction"
-                ) from None
+                )
             free[name] = bijection, bijection.inv(parameter)
     return free
+
+
+def _bijection(constraint: Constraint) -> Transform | None:
+    for registry in (biject_to, transform_to):  # only the second knows lower_cholesky
+        try:
+            return registry(constraint)
+        except NotImplementedError:
+            continue
+    return None
 
 
 def _signs(like: Tensor, num_samples: int) -> Tensor:
@@ -125,7 +135,7 @@ def _signs(like: Tensor, num_samples: int) -> Tensor:
 def _with_common_noise(above: Distribution, below: Distribution) -> Tensor:
     """One draw from each, stacked along dimension 0, from the same random numbers."""
     parameters = parameters_of(above).values()
-    devices = {p.device for p in parameters if p.device.type == "cuda"}
+    devices = [p.device for p in parameters if p.device.type == "cuda"][:1]
     with torch.random.fork_rng(devices=devices):
         z = below.sample()
     return torch.cat([above.sample(), z])
