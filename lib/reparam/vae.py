@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from tqdm.auto import trange
 
 from reparam._checks import check_alike, check_count, check_float
 from reparam.estimators import Enumeration, Learned, Pathwise, ScoreFunction
+from reparam.relaxed import straight_through
 
 __all__ = [
     "VAE",
@@ -432,8 +433,8 @@ class VectorQuantizer(nn.Module):
         nearest = self.codebook[index]
         to_vectors = (nearest - z.detach()).square().sum(-1)
         to_codes = (nearest.detach() - z).square().sum(-1)
-        code = nearest.detach() + (z - z.detach())  # exactly the nearest: the bracket is 0
-        return Quantized(code, index, to_vectors + self.commitment * to_codes)
+        loss = to_vectors + self.commitment * to_codes
+        return Quantized(straight_through(nearest, z), index, loss)
 
     def perplexity(self, index: Tensor) -> float:
         """How many codes are in use: `exp` of the entropy of their frequencies, from 1 to C."""
@@ -451,10 +452,9 @@ class QuantizedVAE(VAE):
     and the quantizer's loss is added to it.
 
     Args:
-        encoder: maps images to `[..., D, dim]`; `variables` is D.
+        encoder: maps images, shape `[batch, pixels]`, to vectors `[batch, D, dim]`.
         quantizer: a `VectorQuantizer` of vectors of that length.
-        decoder: takes the codes as one vector, e.g. `BernoulliDecoder(D * dim, ...)`.
-        variables: D, the number of codes per image.
+        decoder: takes the D codes as one vector, e.g. `BernoulliDecoder(D * dim, ...)`.
 
     `terms` and `elbo` have the value of the ELBO's terms. The gradient of the first one has that of
     the quantizer's loss in it, so that `train` needs to know nothing of it. `num_samples`,
@@ -469,19 +469,16 @@ class QuantizedVAE(VAE):
     True
     """
 
-    def __init__(
-        self, encoder: nn.Module, quantizer: VectorQuantizer, decoder: nn.Module, variables: int
-    ):
+    def __init__(self, encoder: nn.Module, quantizer: VectorQuantizer, decoder: nn.Module):
         nn.Module.__init__(self)
-        _check_sizes(variables=variables)
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
-        self.variables = variables
 
     @property
     def prior(self) -> Independent:
         """Uniform over the indices of the codes, event shape `[D]`."""
-        ones = self.quantizer.codebook.new_ones(self.variables, len(self.quantizer.codebook))
-        return Independent(Categorical(ones), 1)
+        codes, dim = self.quantizer.codebook.shape
+        variables = self.decoder.latent_dim // dim
+        return Independent(Categorical(self.quantizer.codebook.new_ones(variables, codes)), 1)
 
     def terms(
         self,
@@ -494,7 +491,7 @@ class QuantizedVAE(VAE):
         quantized = self.quantizer(self.encoder(x))
         loss = quantized.loss.sum(-1)
         reconstruction = _log_likelihood(self.decoder(quantized.code.flatten(-2)), x)
-        kl = self.variables * math.log(len(self.quantizer.codebook))
+        kl = quantized.index.shape[-1] * math.log(len(self.quantizer.codebook))
         return reconstruction + (loss.detach() - loss), torch.full_like(reconstruction, kl)
 
 
@@ -515,8 +512,11 @@ def _at(x: Tensor, estimator: Estimator) -> Estimator:
 
 
 def _own_parameters(estimator: Estimator | None) -> list[nn.Parameter]:
-    """Those of a control variate or a learned baseline."""
-    return list(estimator.parameters()) if isinstance(estimator, nn.Module) else []
+    """Those of a control variate or a learned baseline, also of one in another's field."""
+    if isinstance(estimator, nn.Module):
+        return list(estimator.parameters())
+    parts = fields(estimator) if is_dataclass(estimator) else ()
+    return [own for part in parts for own in _own_parameters(getattr(estimator, part.name))]
 
 
 def _average_over(sample: Sampler) -> Estimator:
@@ -586,7 +586,7 @@ def quantized_digits_vae(
         nn.Unflatten(-1, (variables, dim)),
     )
     decoder = BernoulliDecoder(variables * dim, hidden_dim, 64)
-    return QuantizedVAE(encoder, VectorQuantizer(codes, dim), decoder, variables)
+    return QuantizedVAE(encoder, VectorQuantizer(codes, dim), decoder)
 
 
 @dataclass(frozen=True)
@@ -627,6 +627,7 @@ def train(
     learning_rate: float = 2e-3,
     sample: Sampler | None = None,
     estimator: Estimator | None = None,
+    num_samples: int = 1,
     kl_weight: float = 1.0,
     validation: Tensor | None = None,
     seed: int = 0,
@@ -642,7 +643,8 @@ def train(
         learning_rate: Adam's.
         sample: draws z from the posterior, see `VAE.terms`.
         estimator: of the gradient, see `VAE.terms`. Parameters of its own are trained beside the
-            model's, by an Adam of their own with the same learning rate.
+            model's, on their own objective.
+        num_samples: K, of each image in each step.
         kl_weight: 1 maximizes the ELBO, 0 the reconstruction alone (chapter 1).
         validation: images held out, shape `[m, pixels]`, for `History.held_out`.
         seed: of batches and noise. The global generator is left as it was.
@@ -654,11 +656,11 @@ def train(
 
     Raises:
         TypeError: if images are not floating-point tensors, or counts not ints.
-        ValueError: if images do not fit the model, or a number is out of range.
+        ValueError: if images or the estimator do not fit the model, or a number is out of range.
         FloatingPointError: if the loss or a gradient is not finite any more. The weights are then
             those of the last step at which the loss was.
 
-    Used in chapters 1 and 2.
+    Used from chapter 1 on.
 
     >>> history = train(digits_vae(), torch.ones(8, 64), epochs=2, progress=False)
     >>> history.elbo.shape, history.interrupted
@@ -666,6 +668,7 @@ def train(
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
+    check_count("num_samples", num_samples)
     for name, value, low in (("learning_rate", learning_rate, 1e-12), ("kl_weight", kl_weight, 0)):
         if not low <= value < float("inf"):
             raise ValueError(f"{name} must be finite and at least {low:g}, got {value}")
@@ -673,11 +676,8 @@ def train(
     if validation is not None:
         evaluate(vae, validation, num_samples=1)
 
-    optimizers = [
-        torch.optim.Adam(weights, lr=learning_rate)
-        for weights in (list(vae.parameters()), _own_parameters(estimator))
-        if weights
-    ]
+    weights = [*vae.parameters(), *_own_parameters(estimator)]
+    optimizer = torch.optim.Adam(weights, lr=learning_rate)
     last_finite = _Snapshot(vae)
     done: list[tuple[float, ...]] = []
     steps, interrupted = 0, False
@@ -693,8 +693,8 @@ def train(
                 order = torch.randperm(len(images), device=images.device)
                 for chosen in order.split(batch_size):
                     steps += 1
-                    terms = vae.terms(images[chosen], 1, sample, estimator)
-                    total += _step(vae, terms, optimizers, last_finite, kl_weight)
+                    terms = vae.terms(images[chosen], num_samples, sample, estimator)
+                    total += _step(vae, terms, optimizer, last_finite, kl_weight)
                 reconstruction, kl = (total / len(images)).tolist()
                 values = (reconstruction - kl, reconstruction, kl)
                 if validation is not None:
@@ -703,8 +703,10 @@ def train(
                 bar.set_postfix(ELBO=f"{values[0]:.2f} nats")
         except KeyboardInterrupt:
             interrupted = True
-        except ValueError as error:  # of numbers: everything else was checked before
+        except (ValueError, FloatingPointError) as error:
             last_finite.restore()
+            if steps == 1 and isinstance(error, ValueError):
+                raise  # nothing has moved yet: the estimator does not fit the model
             raise FloatingPointError(
                 f"training diverged at step {steps}, in epoch {len(done) + 1}: {error}. The "
                 "weights are back at the last step with a finite loss; try a learning_rate below "
@@ -730,7 +732,7 @@ def train(
 
 
 def _exact(q: Distribution) -> Tensor:
-    """A sample of q itself: discrete codes stay discrete, whatever they were trained with."""
+    """A sample of q itself, never a relaxed one."""
     return q.rsample() if q.has_rsample else q.sample()
 
 
@@ -741,7 +743,8 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
     Args:
         vae: left as it is, training mode included.
         images: shape `[n, pixels]`.
-        num_samples: K, posterior samples per image.
+        num_samples: K, posterior samples per image, drawn exactly: discrete codes stay discrete,
+            whatever they were trained with.
         seed: of the noise. The global generator is left as it was.
 
     Returns:
@@ -750,7 +753,7 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
     Raises:
         As `VAE.terms`.
 
-    Used in chapters 1 and 2.
+    Used from chapter 1 on.
 
     >>> evaluate(digits_vae(), torch.ones(8, 64)).mean < -35
     True
@@ -773,22 +776,20 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
 def _step(
     vae: VAE,
     terms: tuple[Tensor, Tensor],
-    optimizers: list[torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer,
     last_finite: "_Snapshot",
     kl_weight: float,
 ) -> Tensor:
-    """One step of the optimizers; returns the batch's two terms, summed over its images."""
+    """One step of the optimizer; returns the batch's two terms, summed over its images."""
     reconstruction, kl = terms
     loss = (kl_weight * kl - reconstruction).mean()
-    for optimizer in optimizers:
-        optimizer.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
     slopes = [w.grad.abs().max() for w in vae.parameters() if w.grad is not None]
     if not torch.stack([loss.detach(), *slopes]).isfinite().all():
-        raise ValueError(f"the loss is {loss.item():g}, its largest slope {max(slopes):g}")
+        raise FloatingPointError(f"the loss is {loss.item():g}, its largest slope {max(slopes):g}")
     last_finite.keep()
-    for optimizer in optimizers:
-        optimizer.step()
+    optimizer.step()
     return torch.stack([reconstruction.detach().sum(), kl.detach().sum()])
 
 
