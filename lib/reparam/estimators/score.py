@@ -323,6 +323,8 @@ class _At:
             return estimate
         learned.follow(signal.detach())
         weights = [w for w in learned.parameters() if w.requires_grad]
+        if not weights:
+            return estimate
         error = signal.square().mean()
         gradients = torch.autograd.grad(error, weights, allow_unused=True, materialize_grads=True)
         return also_train(estimate, weights, gradients)
