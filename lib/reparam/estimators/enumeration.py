@@ -117,7 +117,7 @@ class RaoBlackwell:
         try:
             indices = tuple(self.enumerate)
         except TypeError:
-            indices = (self.enumerate,)
+            indices = ()
         if not indices or not all(type(i) is int for i in indices):
             raise TypeError(
                 f"enumerate must list the indices of variables, such as [0, 2], got "

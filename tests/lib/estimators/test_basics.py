@@ -7,15 +7,12 @@ import pytest
 import torch
 from torch.distributions import (
     Bernoulli,
-    Binomial,
     Categorical,
     Exponential,
     Independent,
     MultivariateNormal,
     Normal,
-    OneHotCategorical,
     Pareto,
-    Poisson,
     Uniform,
 )
 
@@ -122,45 +119,6 @@ def test_gauss_hermite_expectation_of_gradient_and_hessian(estimator):
     ]
     assert hessian[0] == pytest.approx([12 * m**2 + 12 * s**2, 24 * m * s])
     assert hessian[1] == pytest.approx([24 * m * s, 12 * m**2 + 36 * s**2])
-
-
-def test_enumeration_of_every_kind():
-    p = T([0.2, 0.3, 0.5])
-    c = torch.tensor([0.0, 1.0, 4.0], dtype=F64)
-    exact = (c - (c * p.detach()).sum()).tolist()
-    for f, q in [
-        (lambda k: c[k], Categorical(p)),
-        (lambda h: (h * c).sum(-1), OneHotCategorical(p)),
-    ]:
-        estimate = Enumeration()(f, q)
-        assert estimate.item() == pytest.approx(2.3)
-        assert torch.autograd.grad(estimate, p)[0].tolist() == pytest.approx(exact)
-    theta = T([[0.2, 0.3, 0.5], [0.9, 0.1, 0.4]])
-    estimate = Enumeration()(lambda b: b.prod(-1), Independent(Bernoulli(theta), 1))
-    torch.testing.assert_close(estimate, theta.prod(-1))
-    nested = Independent(Independent(Bernoulli(theta), 1), 1)
-    torch.testing.assert_close(Enumeration()(lambda b: b.sum((-1, -2)), nested), theta.sum())
-    one_hots = Independent(OneHotCategorical(T([[0.2, 0.8], [0.5, 0.5]])), 1)
-    torch.testing.assert_close(
-        Enumeration()(lambda h: h[..., 0].prod(-1), one_hots), torch.tensor(0.1, dtype=F64)
-    )
-
-
-def test_enumeration_second_derivative_and_limit():
-    theta = T([0.2, 0.3])
-    q = Independent(Bernoulli(theta), 1)
-    (g,) = torch.autograd.grad(Enumeration()(lambda b: b.prod(-1), q), theta, create_graph=True)
-    (h,) = torch.autograd.grad(g[0], theta)
-    torch.testing.assert_close(h, torch.tensor([0.0, 1.0], dtype=F64))
-    three = Independent(Bernoulli(T([0.2, 0.3, 0.4])), 1)
-    assert Enumeration(max_points=8)(lambda b: b.sum(-1), three).item() == pytest.approx(0.9)
-    with pytest.raises(ValueError, match=r"visit 2\*\*3 points, more than max_points=7"):
-        Enumeration(max_points=7)(lambda b: b.sum(-1), three)
-    most = 2**20  # the default
-    mean = Enumeration()(lambda b: b, Binomial(most - 1, T(0.3)))
-    assert mean.item() == pytest.approx(0.3 * (most - 1))
-    with pytest.raises(ValueError, match=f"max_points={most}"):
-        Enumeration()(lambda b: b, Binomial(most, T(0.3)))
 
 
 @pytest.mark.parametrize("kind", [Pathwise, ScoreFunction, Enumeration])
@@ -341,9 +299,3 @@ def test_score_function_refuses_a_moving_support():
     moved = Independent(Uniform(torch.zeros(2), theta.expand(2)), 1)
     with pytest.raises(ValueError, match="support moves"):
         ScoreFunction()(lambda z: z.sum(-1), moved)
-
-
-def test_enumeration_refuses_what_is_not_finite():
-    for q in (Normal(0.0, 1.0), Poisson(2.0)):
-        with pytest.raises(ValueError, match=f"finite support, and that of {type(q).__name__}"):
-            Enumeration()(torch.square, q)
