@@ -14,6 +14,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from reparam._checks import check_count, check_float
 
@@ -29,6 +30,7 @@ __all__ = [
     "draw_backward_graph",
     "gradient_histogram",
     "learning_curves",
+    "many_learning_curves",
     "show_digits",
     "use_style",
 ]
@@ -282,18 +284,7 @@ def learning_curves(
     _check_series(curves=curves)
     ax = plt.subplots()[1] if ax is None else ax
     for index, (name, curve) in enumerate(curves.items()):
-        if curve.ndim not in {1, 2}:
-            raise ValueError(
-                f"curves[{name!r}] must have shape [points] or [runs, points], "
-                f"got {list(curve.shape)}"
-            )
-        runs = np.atleast_2d(curve.detach().cpu().double().numpy())
-        places = np.arange(1, runs.shape[1] + 1) if x is None else np.asarray(x)
-        if places.shape != runs.shape[1:]:
-            raise ValueError(
-                f"x must have one place per point, {runs.shape[1]} for curves[{name!r}], "
-                f"got shape {list(places.shape)}"
-            )
+        runs, places = _runs_and_places(name, curve, x)
         ax.plot(places, runs.mean(0), color=PALETTE[index], linestyle=DASHES[index], label=name)
         if len(runs) > 1:
             ax.fill_between(
@@ -304,14 +295,121 @@ def learning_curves(
     return ax
 
 
-def _check_series(**argument: Mapping[str, torch.Tensor]) -> None:
-    """A dict of finite tensors, one to four of them: more could not be told apart."""
-    ((argument_name, series),) = argument.items()
-    if not isinstance(series, Mapping) or not 1 <= len(series) <= len(PALETTE):
-        got = f"{len(series)}" if isinstance(series, Mapping) else type(series).__name__
+def many_learning_curves(
+    curves: Mapping[str, torch.Tensor],
+    *,
+    x: Sequence[float],
+    highlight: Sequence[str],
+    ylim: tuple[float, float],
+    xlabel: str = "CPU seconds",
+    ylabel: str = "ELBO (nats per image)",
+    ax: Axes | None = None,
+) -> Axes:
+    """More curves than colors: a few stand out, the others are gray, all are named (chapter 7).
+
+    A name stands at its curve's end, on the right, moved up or down where two would overlap, so
+    that the names, read from the top, are a ranking.
+
+    Args:
+        curves: by name, shape [points] for one run or [runs, points] for several; drawn is the
+            mean over runs, for those that stand out also the range of all runs.
+        x: where the points stand.
+        highlight: the names of up to four curves that stand out.
+        ylim: the lowest and highest value shown; a curve that ends outside is named at the edge.
+        xlabel, ylabel: axis labels, with their units.
+        ax: the axes to draw on; new ones if not given.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: if a curve is not a floating-point tensor.
+        ValueError: if there is no curve, another shape, a value is not finite, `x` does not fit,
+            `highlight` holds an unknown name or too many, or `ylim` is not increasing.
+
+    >>> curves = {name: torch.linspace(0, end, 5) for name, end in (("a", 1), ("b", 3), ("c", 2))}
+    >>> axes = many_learning_curves(curves, x=range(5), highlight=["b"], ylim=(0, 3))
+    >>> [text.get_text() for text in axes.texts]
+    ['a', 'c', 'b']
+    >>> plt.close(axes.figure)
+    """
+    _check_series(curves=curves, most=40)
+    colors = dict(zip(highlight, (BLUE, VERMILLION, GREEN, INK), strict=False))
+    if not (set(highlight) <= set(curves) and len(colors) == len(highlight)):
         raise ValueError(
-            f"{argument_name} must be a dict of 1 to {len(PALETTE)} named tensors, got {got}"
+            f"highlight must list up to 4 of {', '.join(curves)}, each once, got {list(highlight)}"
         )
+    low, high = ylim
+    if not low < high:
+        raise ValueError(f"ylim must be (lowest, highest), got {ylim}")
+    ax = plt.subplots(figsize=(WIDTH, 4.4))[1] if ax is None else ax
+    ends = {}
+    for name, curve in curves.items():
+        runs, places = _runs_and_places(name, curve, x)
+        style = {"color": "#B0B0B0", "linewidth": 1.0}
+        if name in colors:
+            dashes = DASHES[list(colors).index(name)]
+            style = {"color": colors[name], "linestyle": dashes, "zorder": 3}
+            ax.fill_between(
+                places, runs.min(0), runs.max(0), color=colors[name], alpha=0.15, linewidth=0
+            )
+        ax.plot(places, runs.mean(0), **style)
+        ends[name] = (runs.mean(0)[-1] - low) / (high - low)
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(min(x), max(x)), ylim=ylim)
+
+    size = 8.5
+    ranked = sorted(ends, key=ends.get)
+    # Heights of the names, in parts of the axis: as near to the curves' ends as the gap allows.
+    gap = 1.25 * size / 72 / (0.85 * ax.figure.get_figheight())
+    steps = gap * np.arange(len(ranked))
+    wanted = np.array([ends[name] for name in ranked])
+    heights = isotonic_regression(wanted - steps).x.clip(0, max(1 - steps[-1], 0)) + steps
+    for name, height in zip(ranked, heights, strict=True):
+        ax.annotate(
+            name,
+            xy=(1, min(max(ends[name], 0), 1)),
+            xytext=(1.04, height),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=size,
+            color=colors.get(name, GREY),
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colors.get(name, "#B0B0B0"),
+                "linewidth": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
+    return ax
+
+
+def _runs_and_places(
+    name: str, curve: torch.Tensor, x: Sequence[float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A curve as [runs, points], and where its points stand."""
+    if curve.ndim not in {1, 2}:
+        raise ValueError(
+            f"curves[{name!r}] must have shape [points] or [runs, points], got {list(curve.shape)}"
+        )
+    runs = np.atleast_2d(curve.detach().cpu().double().numpy())
+    places = np.arange(1, runs.shape[1] + 1) if x is None else np.asarray(x)
+    if places.shape != runs.shape[1:]:
+        raise ValueError(
+            f"x must have one place per point, {runs.shape[1]} for curves[{name!r}], "
+            f"got shape {list(places.shape)}"
+        )
+    return runs, places
+
+
+def _check_series(most: int = len(PALETTE), **argument: Mapping[str, torch.Tensor]) -> None:
+    """A dict of finite tensors; no more of them than can be told apart."""
+    ((argument_name, series),) = argument.items()
+    if not isinstance(series, Mapping) or not 1 <= len(series) <= most:
+        got = f"{len(series)}" if isinstance(series, Mapping) else type(series).__name__
+        raise ValueError(f"{argument_name} must be a dict of 1 to {most} named tensors, got {got}")
     for name, tensor in series.items():
         check_float(**{f"{argument_name}[{name!r}]": tensor})
         if tensor.isinf().any():

@@ -1,12 +1,14 @@
 """The figure style: legible on the page in light and dark, honest pictures, clear errors."""
 
 import io
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from PIL import Image
 
 from reparam import plots
@@ -214,3 +216,65 @@ def test_gradient_histogram_bad_input(estimates, truth, error, message):
 def test_learning_curves_bad_input(curves, x, error, message):
     with pytest.raises(error, match=message):
         plots.learning_curves(curves, x=x)
+
+
+# Many curves
+
+
+def seventeen(spread: float) -> dict[str, torch.Tensor]:
+    """Curves whose ends are `spread` apart, with a name as long as any in the book."""
+    names = [f"estimator {index}" for index in range(16)] + ["Gumbel-Softmax, annealed"]
+    return {name: torch.linspace(-30, -20 + spread * i, 6) for i, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.3, 5.0])
+def test_names_of_many_curves_are_a_ranking_that_nothing_overlaps_or_cuts_off(spread):
+    curves = seventeen(spread)
+    axes = plots.many_learning_curves(curves, x=range(6), highlight=[], ylim=(-25, -18))
+    axes.figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the leader lines
+    page = axes.figure.bbox
+    assert [text.get_text() for text in axes.texts] == list(curves)  # from the lowest up
+    for low, high in pairwise(boxes):
+        assert low.y1 < high.y0 + 3  # descenders may touch
+    for box in boxes:
+        assert page.x0 <= box.x0 < box.x1 <= page.x1 and page.y0 <= box.y0 < box.y1 <= page.y1
+
+
+def test_a_name_stands_at_its_curves_end_where_there_is_room():
+    curves = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([0.0, 3.0])}
+    axes = plots.many_learning_curves(curves, x=[0, 1], highlight=["b"], ylim=(0, 4))
+    assert [text.get_position()[1] for text in axes.texts] == pytest.approx([0.25, 0.75])
+
+
+def test_only_what_is_highlighted_has_color_dashes_and_a_band():
+    curves = {name: torch.randn(3, 4) for name in "abc"}
+    axes = plots.many_learning_curves(curves, x=range(4), highlight=["c", "a"], ylim=(-3, 3))
+    a, b, c = axes.lines
+    assert (c.get_color(), a.get_color()) == (plots.BLUE, plots.VERMILLION)
+    assert b.get_color() not in plots.PALETTE and a.get_linestyle() != c.get_linestyle()
+    assert len(axes.collections) == 2
+    np.testing.assert_allclose(a.get_ydata(), curves["a"].double().mean(0), rtol=1e-6)
+    colors = {text.get_text(): text.get_color() for text in axes.texts}
+    assert colors == {"a": plots.VERMILLION, "b": plots.GREY, "c": plots.BLUE}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"highlight": ["nobody"]}, "highlight must list up to 4 of a, b, c, d, e"),
+        ({"highlight": list("abcde")}, "highlight"),
+        ({"highlight": ["a", "a"]}, "highlight"),
+        ({"ylim": (1.0, 1.0)}, "ylim"),
+        ({"x": [1, 2]}, "one place per point, 4"),
+        ({"curves": {}}, "curves must be a dict of 1 to 40"),
+        ({"curves": {"a": torch.tensor([1.0, float("inf"), 0.0, 0.0])}}, "infinity"),
+    ],
+)
+def test_many_learning_curves_bad_input(options, message):
+    curves = {name: torch.randn(4) for name in "abcde"}
+    arguments = {"x": range(4), "highlight": ["a"], "ylim": (-3, 3)} | options
+    arguments["highlight"] = [] if "curves" in options else arguments["highlight"]
+    curves = arguments.pop("curves", curves)
+    with pytest.raises(ValueError, match=message):
+        plots.many_learning_curves(curves, **arguments)
