@@ -66,8 +66,13 @@ def open_uniform_noise(
     >>> u.shape, bool(((u > 0) & (u < 1)).all())
     (torch.Size([2, 3]), True)
     """
-    noise = _wide_exponential(size, dtype, device, generator)
-    noise = _rounded(noise.neg_().expm1_().neg_(), dtype)
+    noise = _blank(size, dtype, device)
+    if noise.device.type == "cpu":  # what the formula would lead back to
+        uniform = torch.empty(noise.shape, dtype=torch.float64, device=noise.device)
+        noise = uniform.uniform_(generator=generator).to(noise.dtype)
+    else:
+        noise = noise.exponential_(generator=generator).neg_().expm1_().neg_()
+    noise = _rounded(noise.clamp_(min=torch.finfo(noise.dtype).tiny), dtype)
     return noise.clamp_(max=1 - torch.finfo(noise.dtype).eps / 2)
 
 
@@ -124,6 +129,21 @@ def _wide_exponential(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Exponential noise in `dtype`, or in float32 where that is wider; never 0."""
+    noise = _blank(size, dtype, device)
+    if noise.device.type == "cpu":
+        # What torch draws, number by number; by whole tensors it takes a third of the time.
+        uniform = torch.empty(noise.shape, dtype=torch.float64, device=noise.device)
+        noise = uniform.uniform_(generator=generator).neg_().log1p_().neg_().to(noise.dtype)
+    else:
+        noise = noise.exponential_(generator=generator)
+    # 0 once in 2**53 draws on a CPU; not seen on CUDA, nor ruled out by torch.
+    return noise.clamp_(min=torch.finfo(noise.dtype).tiny)
+
+
+def _blank(
+    size: int | Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
+) -> Tensor:
+    """An empty tensor in `dtype`, or in float32 where that is wider."""
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"noise needs a floating-point dtype, got {dtype!r}")
@@ -132,16 +152,7 @@ def _wide_exponential(
         raise TypeError(f"size must be an int or a sequence of ints, got {size!r}")
     if any(length < 0 for length in size):
         raise ValueError(f"size must not be negative, got {size}")
-    wide = torch.promote_types(dtype, torch.float32)
-    noise = torch.empty(size, dtype=wide, device=device)
-    if noise.device.type == "cpu":
-        # What torch draws, number by number; by whole tensors it takes a third of the time.
-        uniform = torch.empty(size, dtype=torch.float64, device=device)
-        noise = uniform.uniform_(generator=generator).neg_().log1p_().neg_().to(wide)
-    else:
-        noise = noise.exponential_(generator=generator)
-    # 0 once in 2**53 draws on a CPU; not seen on CUDA, nor ruled out by torch.
-    return noise.clamp_(min=torch.finfo(wide).tiny)
+    return torch.empty(size, dtype=torch.promote_types(dtype, torch.float32), device=device)
 
 
 def _rounded(positive: Tensor, dtype: torch.dtype | None) -> Tensor:
