@@ -255,7 +255,7 @@ class _Attach(torch.autograd.Function):
     def backward(ctx, slope):
         source, gradient = ctx.saved_tensors
         weight = slope[(..., *(None,) * (gradient.ndim - slope.ndim))]
-        return slope, _Once.apply(weight * gradient, source, ctx.name), None, None
+        return slope, _once(weight * gradient, source, ctx.name), None, None
 
 
 def first_order(name: str, source: Tensor) -> Tensor:
@@ -282,7 +282,12 @@ class _FirstOrder(torch.autograd.Function):
     @staticmethod
     def backward(ctx, slope):
         (source,) = ctx.saved_tensors
-        return _Once.apply(slope, source, ctx.name), None
+        return _once(slope, source, ctx.name), None
+
+
+def _once(gradient: Tensor, source: Tensor, name: str) -> Tensor:
+    """`gradient`, whose own derivative is refused where a graph for one is being made."""
+    return _Once.apply(gradient, source, name) if torch.is_grad_enabled() else gradient
 
 
 class _Once(torch.autograd.Function):
