@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 from reparam import long_runs
-from reparam.long_runs import blocked_encoder, load, vae_seeds, write
+from reparam.long_runs import blocked_encoder, estimators_in_a_vae, load, vae_seeds, write
 
 FOLDER = Path(long_runs.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -165,3 +165,75 @@ def test_the_two_experiments_tell_the_same_story():
     """Same seeds, same model, trained with and without validation: the same numbers."""
     free = load("blocked_encoder")["reparameterized"]["test_elbo"]
     assert free == pytest.approx(load("vae_seeds")["test_elbo"][: len(free)], abs=1e-3)
+
+
+# Chapter 3: gradients in a VAE
+
+ENCODER = estimators_in_a_vae.LAYERS[:3]
+
+
+def cells(key: str):
+    """Every stored number of one kind, by epochs, estimator and layer."""
+    for epochs, by_name in load("estimators_in_a_vae").items():
+        for name, by_layer in by_name.items():
+            for layer, kinds in by_layer.items():
+                yield epochs, name, layer, kinds[key]
+
+
+def test_the_gradients_of_all_estimators_have_one_expectation():
+    """The squared distance of two means, in units of what chance gives: 1 if neither is biased."""
+    count = 0
+    for _, name, _, stored in cells("distance"):
+        count += 1
+        if name == "pathwise":
+            assert stored["mean"] == 0
+        else:
+            assert abs(stored["mean"] - 1) < 0.5
+    assert count == 3 * len(estimators_in_a_vae.ESTIMATORS) * len(estimators_in_a_vae.LAYERS)
+
+
+def test_the_summaries_are_those_of_the_seeds():
+    for key in ("variance", "variance_times_evaluations", "signal_to_noise"):
+        for *_, stored in cells(key):
+            seeds = stored["seeds"]
+            assert len(seeds) == len(estimators_in_a_vae.SEEDS)
+            assert stored["mean"] == pytest.approx(statistics.mean(seeds), rel=1e-4)
+            error = statistics.stdev(seeds) / len(seeds) ** 0.5
+            assert stored["standard_error"] == pytest.approx(error, rel=1e-3)
+    for (*place, variance), (*same, product) in zip(
+        cells("variance"), cells("variance_times_evaluations"), strict=True
+    ):
+        assert place == same
+        runs = estimators_in_a_vae.ESTIMATORS[place[1]][1]
+        assert product["mean"] == pytest.approx(runs * variance["mean"], rel=1e-4)
+
+
+def test_what_chapter_3_says_of_the_gradients_in_a_vae():
+    variance = {tuple(place): stored["mean"] for *place, stored in cells("variance")}
+    for layer in ENCODER:
+        fresh, trained = "0 epochs", "100 epochs"
+        assert variance[fresh, "score function", layer] > 1e4 * variance[fresh, "pathwise", layer]
+        assert (
+            variance[trained, "score function", layer] > 100 * variance[trained, "pathwise", layer]
+        )
+        # Sticking the landing: a third of the variance where the posterior has been learned.
+        landing = variance[trained, "sticking the landing", layer]
+        assert landing < 0.4 * variance[trained, "pathwise", layer]
+        assert landing < 0.4 * variance[trained, "pathwise, KL sampled", layer]
+    for layer in estimators_in_a_vae.LAYERS[3:]:  # the decoder's gradient is the same in all
+        for epochs in ("0 epochs", "10 epochs", "100 epochs"):
+            pathwise = variance[epochs, "pathwise", layer]
+            for name, (_, runs) in estimators_in_a_vae.ESTIMATORS.items():
+                assert variance[epochs, name, layer] * runs == pytest.approx(pathwise, rel=0.1)
+
+
+def test_a_short_measurement_of_the_gradients_agrees():
+    """Another seed, 100 replicates. Variances within a factor of two; estimators differ by more."""
+    fresh = estimators_in_a_vae.run(seed=20, epochs=10, replicates=100)
+    stored = load("estimators_in_a_vae")["10 epochs"]
+    for name, by_layer in fresh.items():
+        for layer, kinds in by_layer.items():
+            ratio = kinds["variance"] / stored[name][layer]["variance"]["mean"]
+            assert 0.5 < ratio < 2, (name, layer)
+            ratio = kinds["signal_to_noise"] / stored[name][layer]["signal_to_noise"]["mean"]
+            assert 0.5 < ratio < 2, (name, layer)
