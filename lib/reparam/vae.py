@@ -257,7 +257,8 @@ class VAE(nn.Module):
         Raises:
             TypeError: if `x` is not a floating-point tensor, or `num_samples` not an int.
             ValueError: if `x` does not fit the encoder, or holds what the decoder's distribution
-                gives no probability to (grey pixels, for a Bernoulli).
+                gives no probability to (grey pixels, for a Bernoulli), or if the estimator needs
+                what the posterior does not have (it then names another).
         """
         check_count("num_samples", num_samples)
         estimator = _at(x, estimator or Pathwise()) if sample is None else _average_over(sample)
