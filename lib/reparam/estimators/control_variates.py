@@ -242,7 +242,7 @@ class RELAX(_ControlVariate):
         return self._also_trained(value, gradients)
 
     def _control(self, f: Integrand, z: Tensor, kind, distribution: Distribution) -> Tensor:
-        surrogate = self._surrogate_at(z, distribution)
+        surrogate = self._surrogate_at(z.to(innermost(distribution).logits.dtype), distribution)
         if self.eta is None:
             return surrogate
         return self._relaxed(f, z, kind, distribution) + surrogate
