@@ -186,7 +186,8 @@ def _last_variables(distribution: Distribution) -> int:
     ) == len(distribution.batch_shape):
         raise ValueError(
             "RaoBlackwell needs several Bernoulli, Categorical or OneHotCategorical variables in "
-            f"one event, such as Independent(Bernoulli(...), 1), got {name_of(distribution)}"
+            f"one event, such as Independent(Bernoulli(...), 1), got {name_of(distribution)}: use "
+            "the outer estimator by itself"
         )
     return base.batch_shape[-1]
 
