@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PEERS := .venv/benchmarks
 HTML := _build/html
 BUILT := _build/.built
 WORKERS ?= 2
@@ -51,8 +52,8 @@ format: $(INSTALLED)  ## Put code and notebooks into the house style
 notebooks: $(INSTALLED)  ## Re-execute and canonicalize the notebooks that changed
 	@$(quiet_threads) $(BIN)/python tools/notebooks.py run $(ARGS)
 
-benchmarks: $(INSTALLED) browser  ## Measure the speeds that the book states
-	@$(BIN)/python -m pytest tests/benchmarks -s
+benchmarks: $(INSTALLED) browser $(PEERS)/.installed  ## Measure the speeds that the book states
+	@$(PEERS)/bin/python -m pytest tests/benchmarks -s --confcutdir=tests/benchmarks
 	@CHROMIUM="$$(cat _build/.browser)" $(BIN)/python -m pytest tests/pages/test_explorers.py -m timing -s
 
 mutants: $(INSTALLED)  ## Break the library line by line; the tests must notice (slow)
@@ -89,6 +90,14 @@ $(INSTALLED): requirements.txt constraints.txt pyproject.toml
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
 	@echo "==> 2/2 packages (about 1.3 GB the first time)"
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -r requirements.txt
+	@touch $@
+
+# The libraries that the benchmarks compare with stay out of what the book runs in.
+$(PEERS)/.installed: tests/benchmarks/requirements.txt constraints.txt pyproject.toml | $(INSTALLED)
+	@echo "==> environment of the benchmarks in $(PEERS)"
+	@rm -f $@
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(PEERS)/bin/python -m pip install -r $<
 	@touch $@
 
 # Sphinx forgets the warnings of pages that it does not read again, so a failed build must leave
