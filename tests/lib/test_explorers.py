@@ -416,7 +416,7 @@ def test_links_of_two_explorers_live_side_by_side():
 
 @pytest.mark.parametrize("bad", [-1, 2**31, 1.0, True, "0"])
 def test_bad_seed(bad):
-    for make in EXPLORERS:
+    for make in (fresh_or_frozen, mu_sigma_epsilon, two_histograms):
         with pytest.raises(ValueError, match="seed must be a whole number from 0"):
             make(seed=bad)
 

@@ -21,8 +21,17 @@ import torch
 from torch import Tensor
 
 from reparam._embed import embed
+from reparam.explorers.methods import CARDS, FACTS, METHODS, decision_table, formula
 
-__all__ = ["Explorer", "fresh_noise", "fresh_or_frozen", "mu_sigma_epsilon", "two_histograms"]
+__all__ = [
+    "Explorer",
+    "chooser",
+    "decision_table",
+    "fresh_noise",
+    "fresh_or_frozen",
+    "mu_sigma_epsilon",
+    "two_histograms",
+]
 
 _FOLDER = Path(__file__).parent
 # What a data address inside an attribute in double quotes must escape.
@@ -40,7 +49,7 @@ class Explorer:
         claim: the one thing it shows, also written on its still.
         state: JSON-serializable start values.
         noise: the standard normal noise, float64, exactly as the page uses it: a notebook cell that
-            computes with it gets the numbers on the page.
+            computes with it gets the numbers on the page. Empty where there is none.
     """
 
     name: str
@@ -239,3 +248,28 @@ def two_histograms(seed: int = 57) -> Explorer:
         "and 0.500 for sin 5z: the winner flips."
     )
     return Explorer("two_histograms", claim, state | {"claim": claim}, noise)
+
+
+def chooser() -> Explorer:
+    """Fifteen estimators, and the facts about a problem that strike them out (chapter 7).
+
+    What it shows is `decision_table`, which is held against the library in its tests.
+
+    >>> "ARM()(f, q)" in chooser()._repr_html_()
+    True
+    """
+    methods = [
+        [m.name, m.call, m.wants, m.needs, m.bias, m.variance,
+         formula(m.evaluations), formula(m.evaluations_normal), m.chapter, m.preset]
+        for m in METHODS
+    ]  # fmt: skip
+    facts = {name: [fact.question, fact.answers, fact.reasons] for name, fact in FACTS.items()}
+    cards = [[card.title, card.text, card.picks, card.facts] for card in CARDS]
+    answers = dict.fromkeys(FACTS, "")
+    claim = (
+        "Facts strike estimators out, each with a reason; what is left is a choice between bias, "
+        "variance and evaluations of f, not one winner."
+    )
+    state = {"card": "0", "guess": "", "last": "", **answers, "claim": claim}
+    given = {"methods": methods, "facts": facts, "cards": cards}
+    return Explorer("chooser", claim, state | given, torch.empty(0, dtype=torch.float64))

@@ -15,10 +15,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from reparam.explorers import Explorer, fresh_or_frozen, mu_sigma_epsilon, two_histograms
+from reparam.explorers import (
+    Explorer,
+    chooser,
+    fresh_or_frozen,
+    mu_sigma_epsilon,
+    two_histograms,
+)
 
 FOLDER = Path(__file__).parent
-EXPLORERS = (fresh_or_frozen, mu_sigma_epsilon, two_histograms)
+EXPLORERS = (fresh_or_frozen, mu_sigma_epsilon, two_histograms, chooser)
 
 
 def find_node() -> str:
@@ -77,6 +83,8 @@ def build(explorer: Explorer) -> dict[str, str]:
     javascript = minify.string("application/javascript", code)
     # What line breaks are left are inside CSS, where they say nothing.
     javascript = javascript.replace("\n", "")
+    own_still = FOLDER / f"{explorer.name}.still.js"  # where there is no picture to begin with
+    still += own_still.read_text(encoding="utf-8") if own_still.exists() else ""
     with_still = f"{code}\n{still}".replace("export default {", "export default { still,")
     picture = _run(with_still, explorer.state, "widget.still(widget.spec, state)")
     derived = {f"built/{explorer.name}.js": javascript, f"stills/{explorer.name}.svg": picture}

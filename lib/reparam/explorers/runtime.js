@@ -171,7 +171,7 @@ function explore(spec, { model, el }) {
   const answers = make("div", { className: "row", data: { role: "group" } });
   const asked = make("p");
   const panel = make("div", { className: "panel" });
-  const story = make("div"), goal = make("p", { className: "goal" });
+  const story = make("div", { className: "story" }), goal = make("p", { className: "goal" });
   const table = make("table"), caption = make("p", { className: "small" });
   const link = make("input", { className: "link", readOnly: true, hidden: true, data: { "aria-label": "Link to this state" } });
   const copy = make("button", { textContent: "Copy link to this state", hidden: framed });
