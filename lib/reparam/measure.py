@@ -6,23 +6,33 @@ estimators beside it in one table and one picture.
 
 All three take the integrand `f(z)` or, where it depends on the parameters itself, as every ELBO
 does, `f(z, **parameters)`: name those parameters in the signature of `f`, and they are passed.
+
+The parameters may be the weights of a network, which then is read as a function of them:
+
+    weights = dict(encoder.named_parameters())
+    make = lambda **w: Bernoulli(logits=torch.func.functional_call(encoder, w, (x,)))
+    compare({"mine": mine, "score": ScoreFunction()}, f, make, weights, per_replicate=True)
 """
 
 import html
 import inspect
 import itertools
 import math
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 
 import numpy as np
 import torch
 from scipy.integrate import cubature
+from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
+from tqdm.auto import tqdm
 
 from reparam._checks import check_alike, check_count, check_float
+from reparam.estimators._contract import parameters_of, rebuilt
 
 __all__ = [
     "Comparison",
@@ -94,7 +104,8 @@ def measure(
     leading dimension, one copy for each replicate, and each copy receives its own gradient.
 
     Args:
-        estimator: `estimator(f, distribution, num_samples)`. An `nn.Module` is put in eval mode
+        estimator: `estimator(f, distribution, num_samples)`. An `nn.Module`, or one in the
+            estimator's fields, such as a baseline with a running average, is put in eval mode
             and its state restored, so that measuring never trains it.
         f: the integrand, `f(z)` or `f(z, **parameters)`.
         make_distribution: builds the distribution from the parameters, by keyword, also when
@@ -120,6 +131,29 @@ def measure(
     >>> round(result.variance["loc"].item(), 1)  # exactly 4
     4.0
     """
+    return _measure(
+        estimator,
+        f,
+        make_distribution,
+        parameters,
+        num_samples,
+        replicates,
+        per_replicate,
+        advance=lambda count: None,
+    )
+
+
+def _measure(
+    estimator: Callable,
+    f: Callable,
+    make_distribution: MakeDistribution,
+    parameters: Parameters,
+    num_samples: int,
+    replicates: int,
+    per_replicate: bool,
+    advance: Callable[[int], object],
+) -> Measurement:
+    """`measure`, which calls `advance(count)` after every chunk of replicates."""
     _check_parameters(parameters)
     check_count("num_samples", num_samples)
     check_count("replicates", replicates, least=2)
@@ -163,6 +197,7 @@ def measure(
             calls.clear()
             for name, gradient in gradients.items():
                 moments[name].add(gradient.reshape(count, *parameters[name].shape))
+            advance(count)
     finally:
         state.restore()
 
@@ -183,6 +218,7 @@ def exact_gradient(
     parameters: Parameters,
     break_points: Iterable[float] = (),
     tolerance: float = 1e-8,
+    per_replicate: bool = False,
 ) -> ExactGradient:
     """The gradient of `E[f(z)]` by summation or quadrature, in float64, with an error bound.
 
@@ -204,6 +240,11 @@ def exact_gradient(
         break_points: values of `z` where `f` jumps, bends or spikes; in several dimensions each
             is used for every coordinate.
         tolerance: of the gradient, relative above 1 and absolute below.
+        per_replicate: also take parameters that cannot have an extra leading dimension, such as
+            the weights of a network. A sum over a finite support is differentiated as a whole;
+            a quadrature is taken by the distribution's own parameters, and the chain rule does
+            the rest. Where `make_distribution` or `f` refuses float64, the sum is taken in the
+            parameters' own dtype, and `error` says what that costs.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -220,28 +261,19 @@ def exact_gradient(
     0.3521
     """
     _check_parameters(parameters)
-    parameters = {name: value.detach().double() for name, value in parameters.items()}
     integrand = _with_parameters(f, parameters)
-    distribution = _probe(make_distribution, parameters)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        pilot = distribution.sample((512,))
-        direction = {name: torch.randn_like(value) for name, value in parameters.items()}
-    values = _check_integrand(integrand, pilot, distribution, parameters).detach().double()
-    values = torch.where(values.isfinite(), values, 0.0)
-    problem = _Problem(
-        integrand,
-        make_distribution,
-        parameters,
-        distribution,
-        anchor=pilot[0],
-        level=values.median(0).values,
-        size=values.abs().mean(0).clamp(min=1.0),
-    )
+    break_points = tuple(float(point) for point in break_points)
+    exact = {name: value.detach().double() for name, value in parameters.items()}
+    try:
+        distribution = _probe(make_distribution, exact)
+    except (RuntimeError, ValueError):
+        if not per_replicate:
+            raise
+        return _exact_of_weights(integrand, make_distribution, parameters, break_points, tolerance)
+    problem, pilot, direction = _pose(integrand, make_distribution, exact, distribution)
     if distribution.support.is_discrete:
         _check_by_differences(problem, result := _sum_over(problem), direction, _sum_over)
         return result
-    break_points = tuple(float(point) for point in break_points)
 
     def integrate(problem: _Problem, shift: float = 0.0) -> ExactGradient:
         return _integrate(problem, pilot, break_points, tolerance, shift)
@@ -441,6 +473,31 @@ class _Moments:
 # --- the exact gradient --------------------------------------------------------------------------
 
 
+def _pose(
+    integrand: Callable,
+    make_distribution: MakeDistribution,
+    parameters: Parameters,
+    distribution: Distribution,
+) -> "tuple[_Problem, Tensor, Parameters]":
+    """The problem, once `f` is checked; samples; a random direction in the parameters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pilot = distribution.sample((512,))
+        direction = {name: torch.randn_like(value) for name, value in parameters.items()}
+    values = _check_integrand(integrand, pilot, distribution, parameters).detach().double()
+    values = torch.where(values.isfinite(), values, 0.0)
+    problem = _Problem(
+        integrand,
+        make_distribution,
+        parameters,
+        distribution,
+        anchor=pilot[0],
+        level=values.median(0).values,
+        size=values.abs().mean(0).clamp(min=1.0),
+    )
+    return problem, pilot, direction
+
+
 @dataclass(frozen=True)
 class _Problem:
     """`E[f(z)]` as something to be summed over points `z` with weights.
@@ -602,16 +659,19 @@ def _finite_support(distribution: Distribution) -> tuple[Tensor, int]:
 
 
 def _sum_over(problem: _Problem) -> ExactGradient:
-    batch, event = problem.distribution.batch_shape, problem.distribution.event_shape
-    values, variables = _finite_support(problem.distribution)
+    total = sum(problem.terms(z, 1.0).sum(0) for z in _points(problem.distribution))
+    return problem.unpack(total, torch.zeros_like(total))
+
+
+def _points(distribution: Distribution) -> Iterator[Tensor]:
+    """All points of a finite support, in chunks `[n, *batch_shape, *event_shape]`."""
+    batch, event = distribution.batch_shape, distribution.event_shape
+    values, variables = _finite_support(distribution)
     size = max(1, _CHUNK // (16 * (batch + event).numel()))
     choices = itertools.product(range(len(values)), repeat=variables)
-    total = 0.0
     while chunk := list(itertools.islice(choices, size)):
         z = values[torch.tensor(chunk, device=values.device)]
-        z = z.reshape(len(chunk), *(1,) * len(batch), *event).expand(-1, *batch, *event)
-        total = total + problem.terms(z, 1.0).sum(0)
-    return problem.unpack(total, torch.zeros_like(total))
+        yield z.reshape(len(chunk), *(1,) * len(batch), *event).expand(-1, *batch, *event)
 
 
 def _integrate(
@@ -742,6 +802,7 @@ def _check_by_differences(
     result: ExactGradient,
     direction: Parameters,
     integrate: Callable[[_Problem], ExactGradient],
+    precision: float = 1e-6,
 ) -> None:
     """The gradient along a random direction is the slope of the integral itself.
 
@@ -762,7 +823,7 @@ def _check_by_differences(
 
     parts = torch.stack([(result.gradient[k] * toward[k]).sum() for k in toward])
     slope = parts.sum().item()
-    rounding = 1e-6 * sum((result.gradient[k] * toward[k]).abs().sum().item() for k in toward)
+    rounding = precision * sum((result.gradient[k] * toward[k]).abs().sum().item() for k in toward)
     seen, noise = quotient(1e-4)
     if abs(seen - slope) <= rounding + noise + 1e-8:
         return
@@ -796,20 +857,185 @@ def _direction(problem: _Problem, random: Parameters) -> tuple[Parameters, tuple
     raise ValueError("no exact gradient: make_distribution refuses parameters nearby")
 
 
+# --- the exact gradient by weights that take no leading dimension ---------------------------------
+
+
+def _exact_of_weights(
+    integrand: Callable,
+    make_distribution: MakeDistribution,
+    parameters: Parameters,
+    break_points: tuple[float, ...],
+    tolerance: float,
+) -> ExactGradient:
+    """In float64 where the network and `f` allow it, else in the parameters' own dtype."""
+    own = {name: value.detach() for name, value in parameters.items()}
+    exact = {name: value.double() for name, value in own.items()}
+    try:
+        return _by_weights(integrand, make_distribution, exact, break_points, tolerance)
+    except (RuntimeError, ValueError) as refused:
+        if next(iter(own.values())).dtype == torch.float64:
+            raise _no_answer(refused) from refused
+    try:
+        return _by_weights(integrand, make_distribution, own, break_points, tolerance)
+    except RuntimeError as refused:
+        raise _no_answer(refused) from refused
+
+
+def _no_answer(reason: Exception) -> ValueError:
+    if isinstance(reason, ValueError):
+        return reason
+    return ValueError(f"no exact gradient: make_distribution or f fails ({reason})")
+
+
+def _by_weights(
+    integrand: Callable,
+    make_distribution: MakeDistribution,
+    parameters: Parameters,
+    break_points: tuple[float, ...],
+    tolerance: float,
+) -> ExactGradient:
+    leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    distribution = _steady(make_distribution, leaves)
+    if not distribution.support.is_discrete:
+        return _by_chain_rule(integrand, distribution, leaves, break_points, tolerance)
+    problem, _, direction = _pose(integrand, make_distribution, parameters, distribution)
+    result = _sum_as_a_whole(problem)
+    eps = torch.finfo(next(iter(parameters.values())).dtype).eps
+    _check_by_differences(problem, result, direction, _sum_as_a_whole, max(1e-6, 1e5 * eps))
+    return result
+
+
+def _steady(make_distribution: MakeDistribution, parameters: Parameters) -> Distribution:
+    """The distribution, which the same parameters give again."""
+    with torch.random.fork_rng():
+        one, other = (_built(make_distribution, parameters) for _ in range(2))
+        if not isinstance(one, Distribution):
+            raise TypeError(
+                "make_distribution must return a torch.distributions.Distribution, got "
+                f"{type(one).__name__}"
+            )
+        z = one.sample((16,))
+    with torch.no_grad():
+        if not torch.equal(one.log_prob(z), other.log_prob(z)):
+            raise ValueError(
+                "no exact gradient: make_distribution gives two distributions for the same "
+                "parameters: put the network in eval mode, where it has no dropout"
+            )
+    return one
+
+
+def _sum_as_a_whole(problem: _Problem) -> ExactGradient:
+    """One backward pass for each chunk of the support, through density and `f` at fixed `z`."""
+    leaves = {k: v.detach().clone().requires_grad_() for k, v in problem.parameters.items()}
+    slopes = {name: torch.zeros_like(v, dtype=torch.float64) for name, v in leaves.items()}
+    sizes = {name: torch.zeros_like(total) for name, total in slopes.items()}
+    mass, value, weight = 0.0, 0.0, 0.0
+    for z in _points(problem.distribution):
+        density = _built(problem.make_distribution, leaves).log_prob(z).exp().double()
+        f = problem.integrand(z, leaves).double()
+        if f.isnan().any():
+            where = z[f.isnan()].flatten()[0].item()
+            raise ValueError(f"no exact gradient: f is NaN at z = {where:g}")
+        f = torch.where(density > 0, f, problem.level)  # where it is 0, f may be infinite
+        total = (density * (f - problem.level)).sum()
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        for name, slope in zip(leaves, found, strict=True):
+            if slope is not None:
+                slopes[name] += slope
+                sizes[name] += slope.abs()
+        mass = mass + density.detach().sum(0)
+        value = value + (density * f).detach().sum(0)
+        weight = weight + (density * f).detach().abs().sum(0)
+    # What rounding leaves of sums whose terms were computed in the parameters' dtype.
+    eps = 100 * torch.finfo(next(iter(leaves.values())).dtype).eps
+    if ((mass - 1).abs() > eps + 1e-6).any():
+        raise ValueError(
+            f"no exact gradient: the density sums to {mass.flatten()[0]:.6g} where it should to 1"
+        )
+    scale = max(total.abs().max() for total in sizes.values())
+    return ExactGradient(
+        gradient=slopes,
+        error={name: eps * (size + scale) for name, size in sizes.items()},
+        value=value,
+        value_error=eps * weight,
+    )
+
+
+def _by_chain_rule(
+    integrand: Callable,
+    distribution: Distribution,
+    leaves: Parameters,
+    break_points: tuple[float, ...],
+    tolerance: float,
+) -> ExactGradient:
+    """Quadrature by the distribution's own parameters, and their derivatives by the weights."""
+    with torch.random.fork_rng():
+        values = integrand(distribution.sample((2,)), leaves)
+    if isinstance(values, Tensor) and values.requires_grad:
+        direct = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
+        if any(slope is not None for slope in direct):
+            raise ValueError(
+                "no exact gradient: f depends on the weights itself, and quadrature of that needs "
+                "parameters with an extra leading dimension"
+            )
+    try:
+        own = parameters_of(distribution)
+    except ValueError as reason:
+        raise ValueError(f"no exact gradient: {reason}") from reason
+    wanted = {name: value for name, value in own.items() if value.requires_grad}
+    result = exact_gradient(
+        lambda z: integrand(z, leaves),
+        lambda **values: rebuilt(distribution, {**own, **values}),
+        {name: value.detach() for name, value in wanted.items()},
+        break_points,
+        tolerance,
+    )
+
+    def pulled_back(cotangents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = torch.autograd.grad(
+            list(wanted.values()),
+            list(leaves.values()),
+            [cotangents[name].to(value) for name, value in wanted.items()],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return {name: part.double() for name, part in zip(leaves, found, strict=True)}
+
+    error = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in leaves.items()}
+    for name, value in wanted.items():
+        for entry in range(value.numel()):  # |J| times the error, an entry at a time
+            one = {k: torch.zeros_like(v) for k, v in wanted.items()}
+            one[name].view(-1)[entry] = result.error[name].flatten()[entry]
+            for leaf, part in pulled_back(one).items():
+                error[leaf] += part.abs()
+    gradient = pulled_back(result.gradient)
+    eps = 100 * torch.finfo(next(iter(leaves.values())).dtype).eps
+    return ExactGradient(
+        gradient=gradient,
+        error={name: error[name] + eps * part.abs() for name, part in gradient.items()},
+        value=result.value,
+        value_error=result.value_error,
+    )
+
+
 # --- several estimators beside the truth ---------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Row:
-    """One estimator and one parameter of a `Comparison`.
+    """One estimator and one parameter of a `Comparison`, or all of them together.
 
     Attributes:
-        estimator, parameter: their names.
-        bias, bias_error: of the entry whose bias is largest against its standard error; None
-            where the truth is not known.
-        biased: whether that bias exceeds five standard errors, the error bound of the truth and
+        estimator, parameter: their names; for all parameters together how many entries they have.
+        bias, bias_error: of the entry whose bias is largest against its standard error, and that
+            standard error; the bias is None where the truth is not known.
+        biased: whether that bias exceeds five standard errors (more for many entries: a true
+            estimator is called biased once in two million rows), the error bound of the truth and
             rounding together; None where the truth is not known.
-        variance, variance_error: of one estimate, summed over the parameter's entries.
+        squared_bias: summed over the entries, and 0 unless biased; None where the truth is not
+            known.
+        variance, variance_error: of one estimate, summed over the entries, and its standard error
+            if entries were independent.
         evaluations, seconds: of `f` and of time, for each estimate.
     """
 
@@ -831,10 +1057,17 @@ class Row:
 
     @property
     def error_time(self) -> float | None:
-        """Mean squared error × seconds, the fair price among all."""
+        """Mean squared error × seconds, the fair price among all; None without a truth."""
         if self.squared_bias is None:
             return None
         return (self.variance + self.squared_bias) * self.seconds
+
+
+_ROWS = 4  # parameters up to which each has a row and a panel of its own
+
+# As 12 and 5 have no common divisor, 60 estimators pass before a pair comes again.
+_MARKERS = "os^Dv<>P*Xhp"
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#6B6B6B")  # those of the book's figures
 
 
 @dataclass(frozen=True)
@@ -843,12 +1076,15 @@ class Comparison:
 
     Attributes:
         rows: a `Row` for every estimator and parameter.
+        totals: a `Row` for every estimator, over all parameters. Table and picture show them
+            instead of `rows` where there are more than four parameters.
         truth: the exact gradient by parameter name, or None.
         note: why there is no truth, or an empty string.
         replicates: behind every row.
     """
 
     rows: list[Row]
+    totals: list[Row]
     truth: dict[str, Tensor] | None
     note: str
     replicates: int
@@ -865,6 +1101,9 @@ class Comparison:
         "error² × time",
     )
 
+    def _shown(self) -> list[Row]:
+        return self.totals if len(self.rows) > _ROWS * len(self.totals) else self.rows
+
     def _cells(self) -> list[tuple[str, ...]]:
         verdicts = {None: "unknown", True: "biased", False: "no bias seen"}
         return [
@@ -879,7 +1118,7 @@ class Comparison:
                 _time(row.variance_time),
                 _time(row.error_time),
             )
-            for row in self.rows
+            for row in self._shown()
         ]
 
     def __str__(self) -> str:
@@ -905,13 +1144,19 @@ class Comparison:
 
     def _caption(self) -> str:
         caption = f"{self.replicates} replicates; time is that of one estimate in the batch."
+        if self._shown() is self.totals:
+            caption += " Bias is that of the entry with most of it, variance that of all entries."
         return f"{caption} No bias: {self.note}" if self.note else caption
 
     def plot(self):
         """Draw bias, with an interval of two standard errors, against variance × time.
 
+        Biased estimators have hollow markers, one without variance stands at the left. Where some
+        biases are more than ten times what the unbiased estimators leave open, the axis is linear
+        in a gray band that holds these, and logarithmic beyond.
+
         Returns:
-            The matplotlib figure, one panel for each parameter.
+            The matplotlib figure, one panel for each parameter, or one for more than four.
 
         Raises:
             ValueError: if the truth is not known.
@@ -920,27 +1165,65 @@ class Comparison:
             raise ValueError(f"nothing to plot a bias against: {self.note}")
         import matplotlib.pyplot as plt
 
-        figure, panels = plt.subplots(1, len(self.truth), squeeze=False, layout="constrained")
-        for panel, parameter in zip(panels[0], self.truth, strict=True):
-            shown = [row for row in self.rows if row.parameter == parameter]
-            panel.axhline(0, color="black", linewidth=1)
-            for row, marker in zip(shown, itertools.cycle("os^Dv<>P*X"), strict=False):
-                panel.errorbar(
-                    max(row.variance * row.seconds, 1e-12),
-                    row.bias,
-                    yerr=2 * row.bias_error,
-                    marker=marker,
-                    capsize=4,
-                    label=f"{row.estimator}, biased" if row.biased else row.estimator,
-                )
-            panel.set(
-                xscale="log",
-                xlabel="variance × time of one estimate (s)",
-                ylabel="bias, ± 2 s.e.",
-                title=f"gradient with respect to {parameter}",
-            )
-            panel.legend()
+        shown = self._shown()
+        parameters = list(dict.fromkeys(row.parameter for row in shown))
+        columns = min(2, len(parameters))
+        lines = math.ceil(len(parameters) / columns)
+        legend = math.ceil(len(self.totals) / 3)
+        figure, panels = plt.subplots(
+            lines,
+            columns,
+            squeeze=False,
+            figsize=(7.0, 3.2 * lines + 0.25 * legend),
+            layout="constrained",
+        )
+        for panel in panels.flat[len(parameters) :]:
+            panel.remove()
+        for panel, parameter in zip(panels.flat, parameters, strict=False):
+            _draw(panel, [row for row in shown if row.parameter == parameter])
+            panel.set_title(f"gradient with respect to {parameter}")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
         return figure
+
+
+def _draw(panel, rows: list[Row]) -> None:
+    """Bias against variance × time: a marker and a color for each estimator."""
+    prices = [row.variance * row.seconds for row in rows]
+    least = min((price for price in prices if price > 0), default=1e-9)
+    places = [max(price, least / 10) for price in prices]
+    whole = [math.floor(math.log10(min(places) / 1.5)), math.ceil(math.log10(max(places) * 1.5))]
+    panel.set(
+        xscale="log",
+        xlim=[10.0**exponent for exponent in whole],  # so that two decades at least have a label
+        xlabel="variance × time of one estimate (s)",
+        ylabel="bias, ± 2 s.e.",
+    )
+    panel.xaxis.minorticks_off()
+    # A linear axis that shows the largest bias would flatten the intervals of the unbiased ones.
+    reach = [abs(row.bias) + 2 * row.bias_error for row in rows]
+    linear = max((size for size, row in zip(reach, rows, strict=True) if not row.biased), default=0)
+    if 0 < linear < max(reach) / 10:
+        panel.set_yscale("symlog", linthresh=linear, linscale=2)
+        panel.axhspan(-linear, linear, color="black", alpha=0.06, linewidth=0)
+        panel.set_ylabel("bias, ± 2 s.e. (band: linear)")
+    panel.axhline(0, color="black", linewidth=1)
+    for row, place, marker, color in zip(
+        rows, places, itertools.cycle(_MARKERS), itertools.cycle(_COLORS), strict=False
+    ):
+        panel.errorbar(
+            place,
+            row.bias,
+            yerr=2 * row.bias_error,
+            marker=marker,
+            color=color,
+            markerfacecolor="white" if row.biased else color,
+            markersize=7,
+            linestyle="none",
+            capsize=4,
+            clip_on=False,
+            label=f"{row.estimator}, biased" if row.biased else row.estimator,
+        )
 
 
 def compare(
@@ -956,10 +1239,14 @@ def compare(
 ) -> Comparison:
     """Bias, variance and price of several estimators of one gradient.
 
+    What takes more than a second shows its progress, unless `TQDM_DISABLE` is set.
+
     Args:
         estimators: by the names that the table shall show.
         f, make_distribution, parameters, num_samples, replicates, per_replicate: as for
             `measure`.
+            With `per_replicate` the truth too takes parameters as they are, such as the weights
+            of a network.
         break_points: as for `exact_gradient`, which supplies the truth.
         truth: the exact gradient by parameter name, where you know it better. Where neither you
             nor `exact_gradient` does, the table says so and leaves the bias open.
@@ -988,7 +1275,9 @@ def compare(
     note, error = "", {name: torch.zeros_like(value) for name, value in parameters.items()}
     if truth is None:
         try:
-            exact = exact_gradient(f, make_distribution, parameters, break_points)
+            exact = exact_gradient(
+                f, make_distribution, parameters, break_points, per_replicate=per_replicate
+            )
             truth, error = exact.gradient, exact.error
         except ValueError as reason:
             if not (per_replicate or str(reason).startswith("no exact gradient")):
@@ -998,49 +1287,77 @@ def compare(
         raise ValueError(
             f"truth must have the parameters {sorted(parameters)}, got {sorted(truth)}"
         )
-    rows = []
-    for name, estimator in estimators.items():
-        try:
-            measured = measure(
-                estimator, f, make_distribution, parameters, num_samples, replicates, per_replicate
-            )
-        except (TypeError, ValueError) as problem:
-            raise type(problem)(f"{name}: {problem}") from problem
-        rows += [
-            _row(name, parameter, measured, truth and truth[parameter], error[parameter])
-            for parameter in parameters
-        ]
-    return Comparison(rows, None if truth is None else dict(truth), note, replicates)
+    rows, totals = [], []
+    # tqdm heeds TQDM_DISABLE in a terminal, but not in a notebook.
+    silent = bool(os.environ.get("TQDM_DISABLE"))
+    steps = len(estimators) * replicates
+    with tqdm(total=steps, delay=1, leave=False, disable=silent, unit="replicate") as bar:
+        for name, estimator in estimators.items():
+            bar.set_description(name, refresh=False)
+            try:
+                measured = _measure(
+                    estimator,
+                    f,
+                    make_distribution,
+                    parameters,
+                    num_samples,
+                    replicates,
+                    per_replicate,
+                    advance=bar.update,
+                )
+            except (TypeError, ValueError) as problem:
+                raise type(problem)(f"{name}: {problem}") from problem
+            rows += [_row(name, p, [p], measured, truth, error) for p in parameters]
+            entries = f"{sum(value.numel() for value in parameters.values())} entries"
+            totals.append(_row(name, entries, list(parameters), measured, truth, error))
+    return Comparison(rows, totals, None if truth is None else dict(truth), note, replicates)
 
 
 def _row(
-    name: str, parameter: str, measured: Measurement, truth: Tensor | None, truth_error: Tensor
+    name: str,
+    parameter: str,
+    parts: list[str],
+    measured: Measurement,
+    truth: Parameters | None,
+    truth_error: Parameters,
 ) -> Row:
-    mean, spread = measured.mean[parameter], measured.standard_error[parameter].double()
+    """The row of the parameters `parts`, whose entries stand side by side."""
+
+    def side_by_side(values: Parameters) -> Tensor:
+        return torch.cat([values[part].flatten() for part in parts])
+
+    mean, spread = side_by_side(measured.mean), side_by_side(measured.standard_error).double()
     bias, biased, squared, worst = None, None, None, spread.argmax()
     if truth is not None:
-        difference = mean.double() - truth.double()
-        rounding = 100 * torch.finfo(mean.dtype).eps * truth.double().abs().clamp(min=1)
-        limit = 5 * spread + truth_error.double() + rounding
+        exact = side_by_side(truth).to(mean.device).double()
+        difference = mean.double() - exact
+        rounding = 100 * torch.finfo(mean.dtype).eps * exact.abs().clamp(min=1)
+        uncertain = side_by_side(truth_error).to(mean.device).double()
+        limit = _deviations(len(mean)) * spread + uncertain + rounding
         worst = (difference.abs() / limit).argmax()
-        bias = difference.flatten()[worst].item()
+        bias = difference[worst].item()
         biased = bool((difference.abs() > limit).any())
         # The square of a measured bias is too large by the variance of the mean.
         excess = (difference.square() - spread.square()).clamp(min=0)
         squared = excess.sum().item() if biased else 0.0
-    variance_errors = measured.variance_standard_error[parameter].double()
+    variance_errors = side_by_side(measured.variance_standard_error).double()
     return Row(
         estimator=name,
         parameter=parameter,
         bias=bias,
-        bias_error=spread.flatten()[worst].item(),
+        bias_error=spread[worst].item(),
         biased=biased,
         squared_bias=squared,
-        variance=measured.variance[parameter].double().sum().item(),
+        variance=side_by_side(measured.variance).double().sum().item(),
         variance_error=variance_errors.square().sum().sqrt().item(),
         evaluations=measured.evaluations,
         seconds=measured.seconds,
     )
+
+
+def _deviations(entries: int) -> float:
+    """Standard errors that the worst of so many normal entries exceeds as rarely as one does 5."""
+    return float(-ndtri(ndtr(-5) / entries))
 
 
 def _time(seconds: float | None) -> str:

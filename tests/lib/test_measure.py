@@ -20,6 +20,7 @@ from torch.distributions import (
     Gumbel,
     Independent,
     LogNormal,
+    MixtureSameFamily,
     MultivariateNormal,
     Normal,
     OneHotCategorical,
@@ -30,7 +31,14 @@ from torch.distributions import (
 )
 
 from reparam import measure as module
-from reparam.estimators import Enumeration, Pathwise, ScoreFunction
+from reparam.estimators import (
+    Enumeration,
+    Learned,
+    LeaveOneOut,
+    MovingAverage,
+    Pathwise,
+    ScoreFunction,
+)
 from reparam.measure import compare, exact_gradient, measure
 from tests.lib.statistical import check_mean
 
@@ -611,3 +619,330 @@ def test_memory_does_not_grow_with_the_number_of_replicates(monkeypatch):
     measure(Pathwise(), f, Normal, NORMAL, replicates=4_000)
     assert len(alive) > 20
     assert alive[-2] <= alive[5], "samples of earlier chunks are still held"
+
+
+# --- weights of an encoder -----------------------------------------------------------------------
+
+
+def encoder_for(outputs, dtype=F64, activation=nn.Tanh):
+    torch.manual_seed(4)
+    return nn.Sequential(
+        nn.Linear(3, 4, dtype=dtype), activation(), nn.Linear(4, outputs, dtype=dtype)
+    )
+
+
+def coins_of(encoder, x):
+    return lambda **w: Independent(
+        Bernoulli(logits=torch.func.functional_call(encoder, w, (x,))), 1
+    )
+
+
+COINS = torch.tensor([[a, b] for a in (0, 1) for b in (0, 1)], dtype=F64)
+
+
+def summed_by_hand(encoder, x, value):
+    """`∇ Σ_z q(z) f(z)`, the four points of two coins written out."""
+    theta = encoder(x).sigmoid()
+    total = 0.0
+    for z in COINS.to(x):
+        mass = (theta * z + (1 - theta) * (1 - z)).prod(-1)
+        total = total + (mass * value(z, theta)).sum()
+    return torch.autograd.grad(total, list(encoder.parameters()))
+
+
+def rough(z, theta=None):
+    return (z[..., 0] - 0.3 * z[..., 1] - 0.2) ** 2 + 3.0 * (z.sum(-1) > 1)
+
+
+def test_the_truth_for_the_weights_of_an_encoder():
+    encoder, x = encoder_for(2), torch.randn(5, 3, dtype=F64)
+    weights = dict(encoder.named_parameters())
+    assert "0.weight" in weights
+    truth = exact_gradient(rough, coins_of(encoder, x), weights, per_replicate=True)
+    hand = summed_by_hand(encoder, x, rough)
+    for (name, got), wanted in zip(truth.gradient.items(), hand, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-13)
+        assert (truth.error[name] >= (got - wanted).abs()).all()
+        assert (truth.error[name] < 1e-10).all()
+    assert truth.value.shape == (5,)
+    with pytest.raises(ValueError, match="pass per_replicate=True"):
+        exact_gradient(rough, coins_of(encoder, x), weights)
+
+
+def test_the_truth_where_f_depends_on_the_weights():
+    """`f(z, **weights)`, as an ELBO is: its own slope at fixed z is part of the truth."""
+    encoder, x = encoder_for(2), torch.randn(5, 3, dtype=F64)
+    make = coins_of(encoder, x)
+
+    def elbo(z, **weights):
+        return rough(z) - make(**weights).log_prob(z)
+
+    truth = exact_gradient(elbo, make, dict(encoder.named_parameters()), per_replicate=True)
+
+    def by_hand(z, theta):
+        return rough(z) - (theta.log() * z + (1 - theta).log() * (1 - z)).sum(-1)
+
+    for got, wanted in zip(
+        truth.gradient.values(), summed_by_hand(encoder, x, by_hand), strict=True
+    ):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_the_truth_in_the_dtype_of_the_network(monkeypatch):
+    """A float32 network over float32 data, read as it is; also in chunks of a single point."""
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    encoder, decoder = encoder_for(2, torch.float32, nn.ReLU), nn.Linear(2, 1)
+    x = torch.randn(5, 3)
+
+    def f(z, theta=None):
+        return decoder(z).squeeze(-1).square()
+
+    truth = exact_gradient(
+        f, coins_of(encoder, x), dict(encoder.named_parameters()), per_replicate=True
+    )
+    encoder, decoder, x = encoder.double(), decoder.double(), x.double()
+    for (name, got), wanted in zip(
+        truth.gradient.items(), summed_by_hand(encoder, x, f), strict=True
+    ):
+        assert ((got - wanted).abs() <= truth.error[name]).all()
+        assert (truth.error[name] < 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_truth_by_quadrature_and_the_chain_rule(dtype):
+    """`E z²` = μ² + σ² and `E 1[z > 0]` = Φ(μ/σ), differentiated by the weights."""
+    encoder, x = encoder_for(2, dtype), torch.randn(4, 3, dtype=dtype)
+    weights = dict(encoder.named_parameters())
+
+    def make(**w):
+        loc, raw = torch.func.functional_call(encoder, w, (x,)).unbind(-1)
+        return Normal(loc, raw.exp())
+
+    q = make(**weights)
+    for f, value, breaks in (
+        (square, q.loc**2 + q.scale**2, []),
+        (step, torch.special.ndtr(q.loc / q.scale), [0.0]),
+    ):
+        truth = exact_gradient(f, make, weights, breaks, per_replicate=True)
+        hand = torch.autograd.grad(value.sum(), list(weights.values()), retain_graph=True)
+        torch.testing.assert_close(truth.value, value.double(), rtol=1e-6, atol=1e-6)
+        for (name, got), wanted in zip(truth.gradient.items(), hand, strict=True):
+            off = (got - wanted.double()).abs()
+            assert (off <= truth.error[name] + 1e-14).all(), (name, off, truth.error[name])
+            assert (truth.error[name] < (1e-6 if dtype == F64 else 1e-3)).all()
+
+
+def lopsided(encoder, x):
+    """A mixture, which cannot be taken apart."""
+    return lambda **w: MixtureSameFamily(
+        Categorical(logits=torch.func.functional_call(encoder, w, (x,))),
+        Normal(T([[-1.0, 1.0]] * 5), 1.0),
+    )
+
+
+def noisy(encoder, x):
+    return lambda **w: Bernoulli(
+        logits=nn.functional.dropout(torch.func.functional_call(encoder, w, (x,)), 0.5)
+    )
+
+
+def flat(encoder, x):
+    return lambda **w: Normal(torch.func.functional_call(encoder, w, (x,)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "f", "says"),
+    [
+        (noisy, square, "put the network in eval mode"),
+        (lopsided, square, "no exact gradient: .*MixtureSameFamily"),
+        (flat, lambda z, **w: z * w["0.bias"].sum(), "f depends on the weights itself"),
+        (flat, lambda z: z.sum(), "one value for each sample"),
+        (lambda e, x: lambda **w: 3, square, "must return a torch.distributions.Distribution"),
+        (coins_of, lambda z: z.sum(-1) * math.nan, "f returned NaN"),
+        (coins_of, lambda z: torch.randn(len(z), 5).to(z), "two values at the same z"),
+        (
+            coins_of,
+            lambda z: z.float() @ torch.ones(2, dtype=F64),
+            "no exact gradient: f fails on float64 samples",
+        ),
+    ],
+)
+def test_no_truth_for_weights_rather_than_a_wrong_one(make, f, says):
+    encoder, x = encoder_for(2), torch.randn(5, 3, dtype=F64)
+    with pytest.raises((TypeError, ValueError), match=says):
+        exact_gradient(f, make(encoder, x), dict(encoder.named_parameters()), per_replicate=True)
+
+
+def test_compare_on_the_weights_of_an_encoder():
+    """The three lines of the module's docstring; a straight-through estimate is found out."""
+    encoder, x = encoder_for(2, torch.float32, nn.ReLU), torch.randn(5, 3)
+
+    def straight_through(f, q, num_samples):
+        theta = q.base_dist.probs
+        z = q.sample((num_samples,))
+        return f(z + theta - theta.detach()).mean(0)
+
+    def f(z):
+        return (z.sum(-1) - 0.45) ** 2
+
+    weights = dict(encoder.named_parameters())
+    estimators = {"straight-through": straight_through, "score": ScoreFunction(LeaveOneOut())}
+    table = compare(
+        estimators,
+        f,
+        lambda **w: Independent(Bernoulli(logits=torch.func.functional_call(encoder, w, (x,))), 1),
+        weights,
+        num_samples=2,
+        replicates=400,
+        per_replicate=True,
+    )
+    biased, right = table.totals
+    assert biased.biased is True and right.biased is False
+    assert [row.parameter for row in table.rows] == list(weights) * 2
+    hand = summed_by_hand(encoder, x, lambda z, theta: f(z))
+    for got, wanted in zip(table.truth.values(), hand, strict=True):
+        torch.testing.assert_close(got, wanted.double(), rtol=0, atol=1e-5)
+    enumerated = compare({"sum": Enumeration()}, f, coins_of(encoder, x), weights, 1, 2, True)
+    assert enumerated.totals[0].biased is False and enumerated.totals[0].variance < 1e-10
+    assert all(p.grad is None for p in encoder.parameters())
+
+
+# --- table, picture, progress --------------------------------------------------------------------
+
+
+def many(count):
+    return {f"p{i}": T(0.1 * i) for i in range(count)}
+
+
+def together(**p):
+    return Independent(Normal(torch.stack(list(p.values()), -1), 1.0), 1)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(4, 8), (5, 2)])
+def test_more_than_four_parameters_share_a_row(count, rows):
+    parameters = many(count)
+    table = compare(
+        {"a": Pathwise(), "b": ScoreFunction()},
+        lambda z: z.square().sum(-1),
+        together,
+        parameters,
+        replicates=2000,
+        truth={name: 2 * value for name, value in parameters.items()},
+    )
+    assert len(str(table).splitlines()) == rows + 2
+    assert table._repr_html_().count("<tr>") == rows + 1
+    assert len(table.rows) == 2 * count and len(table.totals) == 2
+    for k, total in enumerate(table.totals):
+        parts = table.rows[k * count : (k + 1) * count]
+        assert total.parameter == f"{count} entries"
+        assert total.variance == pytest.approx(sum(row.variance for row in parts))
+        assert total.bias in [row.bias for row in parts] and total.biased is False
+        worst = max(abs(row.bias) / row.bias_error for row in parts)
+        assert abs(total.bias) / total.bias_error == pytest.approx(worst)
+        errors = [row.variance_error**2 for row in parts]
+        assert total.variance_error == pytest.approx(math.sqrt(sum(errors)))
+    figure = table.plot()
+    assert len(figure.axes) == (4 if count == 4 else 1)
+    wrong = compare(
+        {"a": Pathwise()},
+        lambda z: z.square().sum(-1),
+        together,
+        parameters,
+        replicates=2000,
+        truth={name: 2 * value - (1 if name == "p0" else 0) for name, value in parameters.items()},
+    ).totals[0]
+    assert wrong.biased is True and wrong.bias == pytest.approx(1.0, abs=0.3)
+    assert wrong.squared_bias == pytest.approx(wrong.bias**2, rel=0.05)
+
+
+def test_the_limit_grows_with_the_entries():
+    """As rarely wrong for ten thousand entries as for one: 5.73e-7, two-sided."""
+    assert module._deviations(1) == pytest.approx(5.0)
+    for entries in (1, 100, 10_000):
+        rare = math.erfc(module._deviations(entries) / math.sqrt(2))
+        assert rare * entries == pytest.approx(math.erfc(5 / math.sqrt(2)), rel=1e-6)
+
+
+def biased_by(shift):
+    return lambda f, q, n: Pathwise()(f, q, n) + shift * (q.loc - q.loc.detach())
+
+
+def test_a_picture_of_thirteen_estimators():
+    estimators = {f"off by {shift}": biased_by(shift) for shift in (0.5, 3.0, 40.0)}
+    estimators |= {f"right {k}": Pathwise() for k in range(10)}
+    table = compare(
+        estimators, square, lambda loc: Normal(loc, 1.0), {"loc": T(1.0)}, replicates=2000
+    )
+    figure = table.plot()
+    (panel,) = figure.axes
+    assert panel.get_legend() is None and len(figure.legends[0].get_texts()) == 13
+    drawn = [container[0] for container in panel.containers]
+    looks = [(line.get_marker(), line.get_color()) for line in drawn]
+    assert len(set(looks)) == 13
+    hollow = [line.get_markerfacecolor() == "white" for line in drawn]
+    assert hollow == [True] * 3 + [False] * 10
+    assert [c.get_label() for c in panel.containers][:2] == [
+        "off by 0.5, biased",
+        "off by 3.0, biased",
+    ]
+    assert (panel.get_xscale(), panel.get_yscale()) == ("log", "symlog")
+    for line, row in zip(drawn, table.rows, strict=True):
+        assert line.get_xdata()[0] == pytest.approx(row.variance_time or row.variance * row.seconds)
+        assert line.get_ydata()[0] == row.bias
+        low, high = panel.get_xlim()
+        assert low < line.get_xdata()[0] < high
+    close = compare(
+        {"a": Pathwise(), "b": biased_by(0.5)},
+        square,
+        lambda loc: Normal(loc, 1.0),
+        {"loc": T(1.0)},
+        replicates=2000,
+    )
+    assert close.plot().axes[0].get_yscale() == "linear"
+    matplotlib.pyplot.close("all")
+
+
+def test_a_picture_of_estimators_without_variance():
+    exact = compare({"sum": Enumeration()}, square, Bernoulli, {"probs": T(0.3)}, replicates=9)
+    assert exact.totals[0].variance == 0
+    (line,) = [c[0] for c in exact.plot().axes[0].containers]
+    assert line.get_xdata()[0] > 0
+    matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize("disabled", ["", "1"])
+def test_progress(monkeypatch, disabled):
+    """One step for each replicate; silent under TQDM_DISABLE, in a notebook too."""
+    bars = []
+
+    class Bar(module.tqdm):
+        def __init__(self, *args, **options):
+            bars.append((self, options))
+            super().__init__(*args, **options)
+            self.steps = 0
+
+        def update(self, n=1):
+            self.steps += n
+
+    monkeypatch.setattr(module, "tqdm", Bar)
+    monkeypatch.setattr(module, "_CHUNK", 64)
+    monkeypatch.setenv("TQDM_DISABLE", disabled)
+    compare({"a": Pathwise(), "b": ScoreFunction()}, square, Normal, NORMAL, replicates=100)
+    ((bar, options),) = bars
+    assert bar.steps == options["total"] == 200
+    assert options["delay"] == 1 and options["disable"] is bool(disabled)
+
+
+def test_a_baseline_inside_an_estimator_is_left_as_it_was():
+    average = MovingAverage()
+    average.update(torch.tensor(3.0))
+    before = {name: value.clone() for name, value in average.state_dict().items()}
+    learned = Learned(nn.Linear(1, 1, dtype=F64))
+    inputs = torch.ones(7, 1, dtype=F64)
+    for estimator in (ScoreFunction(average), ScoreFunction(learned.at(inputs[0]))):
+        result = measure(estimator, square, Normal, NORMAL, replicates=50, per_replicate=True)
+        again = measure(estimator, square, Normal, NORMAL, replicates=50, per_replicate=True)
+        assert result.variance["loc"] > 0 and again.replicates == 50
+    for name, value in average.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert average.training and learned.training and learned.network.weight.grad is None
