@@ -11,6 +11,7 @@ CUDA's float32 knows none below 6e-8, which stops Gumbel noise at 16.6 (one draw
 Derived in chapter 5; chapters 1 and 2 need Gaussian noise alone, which `torch.randn` draws well.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -106,20 +107,29 @@ def logistic_noise(
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Standard logistic noise, `log E1 - log E2` with two exponentials; variance pi²/3.
+    """Standard logistic noise, `log(U / (1 - U))` with `U` uniform; variance pi²/3.
 
-    The inverse CDF gives `log(U / (1 - U))`, whose upper tail stops where `1 - U` is a rounding
-    step. The difference of two Gumbel variables has the same law and both tails. Arguments and
-    errors are those of `exponential_noise`.
+    That is the inverse CDF. In float32 its upper tail would stop where `1 - U` is a rounding step,
+    so that a CPU draws `U` in float64, and other devices `log E1 - log E2` with two exponentials,
+    which has the same law. Arguments and errors are those of `exponential_noise`.
 
     Derived in chapter 5.
 
     >>> bool(logistic_noise(1000).isfinite().all())
     True
     """
-    noise = _wide_exponential(size, dtype, device, generator).log_()
-    noise = noise.sub_(_wide_exponential(size, dtype, device, generator).log_())
+    noise = _blank(size, dtype, device)
+    if noise.device.type == "cpu":
+        uniform = torch.empty(noise.shape, dtype=torch.float64, device=noise.device)
+        noise = uniform.uniform_(generator=generator).logit_().to(noise.dtype)
+        noise = noise.clamp_(min=-_FARTHEST)  # U is 0 once in 2**53 draws
+    else:
+        first, second = (_wide_exponential(size, dtype, device, generator) for _ in range(2))
+        noise = first.log_().sub_(second.log_())
     return noise.to(dtype or noise.dtype)
+
+
+_FARTHEST = 54 * math.log(2)  # of logistic noise, from 0: half the least uniform number there is
 
 
 def _wide_exponential(

@@ -198,6 +198,10 @@ def gumbel_given(one_hot: Tensor, logits: Tensor) -> Tensor:
     _check_given("one_hot", one_hot, logits)
     if one_hot.ndim == 0 or any_true(one_hot.sum(-1) != 1):
         raise ValueError("one_hot must hold exactly one 1 in its last dimension")
+    return _gumbel_given(one_hot, logits)
+
+
+def _gumbel_given(one_hot: Tensor, logits: Tensor) -> Tensor:
     wide = _wide(logits)
     noise = gumbel_noise(_common_shape(one_hot, wide), dtype=wide.dtype, device=wide.device)
     total = wide.logsumexp(-1, keepdim=True)
@@ -230,6 +234,10 @@ def logistic_given(b: Tensor, logits: Tensor) -> Tensor:
     [False, True]
     """
     _check_given("b", b, logits)
+    return _logistic_given(b, logits)
+
+
+def _logistic_given(b: Tensor, logits: Tensor) -> Tensor:
     wide = _wide(logits)
     noise = logistic_noise(_common_shape(b, wide), dtype=wide.dtype, device=wide.device)
     sign = 2 * b.to(wide.dtype) - 1

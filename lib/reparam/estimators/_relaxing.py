@@ -12,12 +12,12 @@ from torch.distributions import Distribution
 from reparam.estimators._contract import discrete_logits
 from reparam.relaxed import (
     _binary_softened,
+    _gumbel_given,
+    _logistic_given,
     _one_hot_of,
     _one_hot_softened,
-    gumbel_given,
     gumbel_noise,
     gumbel_softmax,
-    logistic_given,
     logistic_noise,
     relaxed_bernoulli,
 )
@@ -28,7 +28,7 @@ class Bits:
 
     sample = staticmethod(relaxed_bernoulli)
     soften = staticmethod(_binary_softened)
-    given = staticmethod(logistic_given)
+    given = staticmethod(_logistic_given)
 
     @staticmethod
     def noisy(logits: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Classes:
 
     sample = staticmethod(gumbel_softmax)
     soften = staticmethod(_one_hot_softened)
-    given = staticmethod(gumbel_given)
+    given = staticmethod(_gumbel_given)
     harden = staticmethod(_one_hot_of)
 
     @staticmethod

@@ -55,19 +55,17 @@ class _ControlVariate(nn.Module):
         logits, kind = relaxable(name, distribution)
         if not (torch.is_grad_enabled() and logits.requires_grad):
             return values_of(f, distribution.sample((num_samples,)), distribution).mean(0)
-        leaf = _copies(logits, num_samples)
+        leaf, trained = _copies(logits, num_samples), self._trained()
         z = kind.noisy(leaf)
         b = kind.harden(z.detach())
         values = values_of(f, b.to(logits.dtype), distribution)
         both = torch.cat([z, kind.given(b, leaf)])
         control, given = self._control(f, both, kind, distribution).chunk(2)
-        (path,) = torch.autograd.grad(
-            (control - given).sum(), leaf, create_graph=bool(self._trained())
-        )
+        (path,) = torch.autograd.grad((control - given).sum(), leaf, create_graph=bool(trained))
         score = kind.score(b, leaf.detach())
         gradient = _by_sample(values.detach() - given, score) * score + path
         value = attach(name, values.mean(0), logits, gradient.mean(0).to(logits.dtype))
-        return self._also_trained(value, [gradient])
+        return _also_trained(value, [gradient], trained)
 
     def _relaxed(self, f: Integrand, z: Tensor, kind, distribution: Distribution) -> Tensor:
         """`eta` times `f` at the relaxed sample."""
@@ -81,20 +79,6 @@ class _ControlVariate(nn.Module):
     def _trained(self) -> list[nn.Parameter]:
         """Own parameters that want a gradient; none in eval mode."""
         return [p for p in self.parameters() if p.requires_grad] if self.training else []
-
-    def _also_trained(self, value: Tensor, gradients: list[Tensor]) -> Tensor:
-        """`value`, which also brings own parameters the gradient of the estimator's variance.
-
-        As the estimate has the same mean whatever those parameters are, its second moment has the
-        gradient of its variance: one sample is enough to estimate it.
-        """
-        trained = self._trained()
-        if not trained:
-            return value
-        moment = sum(gradient.square().mean(0).sum() for gradient in gradients)
-        slopes = torch.autograd.grad(moment, trained, allow_unused=True)
-        used = [(p, slope) for p, slope in zip(trained, slopes, strict=True) if slope is not None]
-        return also_train(value, *map(list, zip(*used, strict=True))) if used else value
 
 
 class REBAR(_ControlVariate):
@@ -227,7 +211,7 @@ class RELAX(_ControlVariate):
         copies = rebuilt(distribution, leaves)
         z = copies.rsample()
         values = values_of(f, z.detach(), distribution)
-        control = self._surrogate_at(z, distribution)
+        control, trained = self._surrogate_at(z, distribution), self._trained()
         inputs = [leaves[name] for name in wanted]
         log_prob = copies.log_prob(z.detach())
         scores = torch.autograd.grad(log_prob.sum(), inputs, retain_graph=True)
@@ -239,7 +223,7 @@ class RELAX(_ControlVariate):
         value = values.mean(0)
         for parameter, gradient in zip(wanted.values(), gradients, strict=True):
             value = attach("RELAX", value, parameter, gradient.mean(0))
-        return self._also_trained(value, gradients)
+        return _also_trained(value, gradients, trained)
 
     def _control(self, f: Integrand, z: Tensor, kind, distribution: Distribution) -> Tensor:
         surrogate = self._surrogate_at(z.to(innermost(distribution).logits.dtype), distribution)
@@ -265,3 +249,17 @@ def _copies(parameter: Tensor, count: int) -> Tensor:
 def _by_sample(weight: Tensor, like: Tensor) -> Tensor:
     """`weight`, one number for each sample, with the trailing dimensions of `like`."""
     return weight[(..., *(None,) * (like.ndim - weight.ndim))]
+
+
+def _also_trained(value: Tensor, gradients: list[Tensor], trained: list[nn.Parameter]) -> Tensor:
+    """`value`, which also brings `trained` the gradient of the estimator's variance.
+
+    As the estimate has the same mean whatever those parameters are, its second moment has the
+    gradient of its variance: one sample is enough to estimate it.
+    """
+    if not trained:
+        return value
+    moment = sum(gradient.square().mean(0).sum() for gradient in gradients)
+    slopes = torch.autograd.grad(moment, trained, allow_unused=True)
+    used = [(p, slope) for p, slope in zip(trained, slopes, strict=True) if slope is not None]
+    return also_train(value, *map(list, zip(*used, strict=True))) if used else value

@@ -16,7 +16,7 @@ from reparam.estimators._contract import (
     values_of,
 )
 from reparam.estimators._relaxing import Bits, relaxable
-from reparam.relaxed import straight_through
+from reparam.relaxed import _StraightThrough
 
 _INSTEAD = "ScoreFunction, ARM or RELAX with eta=None"
 
@@ -147,7 +147,7 @@ class StraightThrough:
             hard = kind.harden(logits.detach())[None]
         else:
             hard = distribution.sample((num_samples,))
-        z = straight_through(hard, soft.expand_as(hard))
+        z = _StraightThrough.apply(hard, soft.expand_as(hard))
         values = values_of(f, z, distribution)
         check_differentiable("StraightThrough", values, z, instead=_INSTEAD)
         return values.mean(0)
@@ -205,8 +205,8 @@ class GumbelRao:
         b = distribution.sample((num_samples,))
         z = kind.given(b.expand(self.conditional_samples, *b.shape), logits.detach())
         # z = logits + G: its value as drawn, its derivative 1, because the noise is held fixed.
-        z = straight_through(z, logits.expand_as(z))
-        b = straight_through(b, kind.soften(z, self.temperature).mean(0))
+        z = _StraightThrough.apply(z, logits.expand_as(z))
+        b = _StraightThrough.apply(b, kind.soften(z, self.temperature).mean(0))
         values = values_of(f, b, distribution)
         check_differentiable("GumbelRao", values, b, instead=_INSTEAD)
         return values.mean(0)
@@ -260,7 +260,8 @@ class ReinMax:
         logits = first_order("ReinMax", logits)
         b = distribution.sample((num_samples,))
         if kind is Bits:  # the same rule for two classes, b and 1 - b, of logits l and 0
-            z = straight_through(b, _bit_slope(b, logits.detach(), self.temperature) * logits)
+            slope = _bit_slope(b, logits.detach(), self.temperature)
+            z = _StraightThrough.apply(b, slope * logits)
         else:
             z = _HeunStep.apply(b, logits.expand_as(b), self.temperature)
         values = values_of(f, z, distribution)
