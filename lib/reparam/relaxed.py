@@ -65,7 +65,7 @@ def gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0, hard: bool
     temperature = _fitting(temperature, logits)
     z = _with_noise(gumbel_noise, logits)
     soft = _one_hot_softened(z, temperature).to(logits.dtype)
-    return straight_through(_one_hot_of(z).to(logits.dtype), soft) if hard else soft
+    return _StraightThrough.apply(_one_hot_of(z).to(soft), soft) if hard else soft
 
 
 def relaxed_bernoulli(
@@ -89,7 +89,7 @@ def relaxed_bernoulli(
     temperature = _fitting(temperature, logits)
     z = _with_noise(logistic_noise, logits)
     soft = _binary_softened(z, temperature).to(logits.dtype)
-    return straight_through((z > 0).to(logits.dtype), soft) if hard else soft
+    return _StraightThrough.apply((z > 0).to(soft), soft) if hard else soft
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -195,22 +195,10 @@ def gumbel_given(one_hot: Tensor, logits: Tensor) -> Tensor:
     >>> gumbel_given(b, torch.tensor([5.0, 0.0, 0.0])).argmax().item()
     1
     """
-    _check_given("one_hot", one_hot, logits)
+    one_hot = _check_given("one_hot", one_hot, logits)
     if one_hot.ndim == 0 or any_true(one_hot.sum(-1) != 1):
         raise ValueError("one_hot must hold exactly one 1 in its last dimension")
-    return _gumbel_given(one_hot, logits)
-
-
-def _gumbel_given(one_hot: Tensor, logits: Tensor) -> Tensor:
-    wide = _wide(logits)
-    noise = gumbel_noise(_common_shape(one_hot, wide), dtype=wide.dtype, device=wide.device)
-    total = wide.logsumexp(-1, keepdim=True)
-    highest = (one_hot * noise).sum(-1, keepdim=True)
-    z_max = total + highest
-    others = z_max - _softplus(total - wide + highest - noise)
-    # What is below by less than a rounding step would tie.
-    below = torch.nextafter(z_max, torch.full_like(z_max, -math.inf)).detach()
-    return torch.where(one_hot != 0, z_max, torch.minimum(others, below)).to(logits.dtype)
+    return _gumbel_given(one_hot, _wide(logits)).to(logits.dtype)
 
 
 def logistic_given(b: Tensor, logits: Tensor) -> Tensor:
@@ -233,15 +221,8 @@ def logistic_given(b: Tensor, logits: Tensor) -> Tensor:
     >>> (z > 0).tolist()
     [False, True]
     """
-    _check_given("b", b, logits)
-    return _logistic_given(b, logits)
-
-
-def _logistic_given(b: Tensor, logits: Tensor) -> Tensor:
-    wide = _wide(logits)
-    noise = logistic_noise(_common_shape(b, wide), dtype=wide.dtype, device=wide.device)
-    sign = 2 * b.to(wide.dtype) - 1
-    return (sign * _softplus(_softplus(sign * wide) + noise)).to(logits.dtype)
+    b = _check_given("b", b, logits)
+    return _logistic_given(b, _wide(logits)).to(logits.dtype)
 
 
 # --- details -------------------------------------------------------------------------------------
@@ -252,8 +233,26 @@ def _one_hot_softened(z: Tensor, temperature: float | Tensor) -> Tensor:
 
 
 def _binary_softened(z: Tensor, temperature: float | Tensor) -> Tensor:
-    """A sigmoid; as the exponential of its logarithm it keeps its slope where it rounds to 1."""
-    return F.logsigmoid(_divided(z, temperature)).exp()
+    return _Sigmoid.apply(_divided(z, temperature))
+
+
+class _Sigmoid(torch.autograd.Function):
+    """A sigmoid whose slope does not cancel: torch computes `y (1 - y)`, 0 where `y` is 1."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return torch.sigmoid(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx, slope):
+        x, y = ctx.saved_tensors
+        return slope * y * torch.sigmoid(-x)
 
 
 def _one_hot_of(z: Tensor) -> Tensor:
@@ -266,8 +265,29 @@ def _divided(z: Tensor, temperature: float | Tensor) -> Tensor:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """`log(1 + exp(x))`, right at every `x`; `F.softplus` drops 2e-9 from 20 on."""
-    return -F.logsigmoid(-x)
+    """`log(1 + exp(x))`; at torch's own threshold, 20, it would be off by 2e-9."""
+    return F.softplus(x, threshold=50)
+
+
+def _gumbel_given(one_hot: Tensor, logits: Tensor, draws: tuple[int, ...] = ()) -> Tensor:
+    """Unchecked, shape `[*draws, *one_hot.shape]`; `logits` are float32 at least."""
+    shape = (*draws, *one_hot.shape)
+    noise = gumbel_noise(shape, dtype=logits.dtype, device=logits.device)
+    total = logits.logsumexp(-1, keepdim=True)
+    highest = (one_hot * noise).sum(-1, keepdim=True)
+    z_max = total + highest
+    others = z_max - _softplus((total - logits) + (highest - noise))
+    # What is below by less than a rounding step would tie.
+    below = torch.nextafter(z_max, torch.full_like(z_max, -math.inf)).detach()
+    return torch.where(one_hot != 0, z_max, torch.minimum(others, below))
+
+
+def _logistic_given(b: Tensor, logits: Tensor, draws: tuple[int, ...] = ()) -> Tensor:
+    """Unchecked, as `_gumbel_given`."""
+    noise = logistic_noise((*draws, *b.shape), dtype=logits.dtype, device=logits.device)
+    is_one = b > 0
+    size = _softplus(_softplus(torch.where(is_one, logits, -logits)) + noise)
+    return torch.where(is_one, size, -size)
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -293,19 +313,24 @@ def _fitting(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
 
 
 def _common_shape(a: Tensor, b: Tensor) -> torch.Size | None:
+    if a.shape == b.shape:  # torch.broadcast_shapes takes its time
+        return a.shape
     try:
         return torch.broadcast_shapes(a.shape, b.shape)
     except RuntimeError:
         return None
 
 
-def _check_given(name: str, b: Tensor, logits: Tensor) -> None:
+def _check_given(name: str, b: Tensor, logits: Tensor) -> Tensor:
+    """`b`, checked, in the shape that it has with the logits."""
     check_float(**{name: b, "logits": logits})
     check_alike(logits=logits, **{name: b})
-    if _common_shape(b, logits) is None:
+    shape = _common_shape(b, logits)
+    if shape is None:
         raise ValueError(
             f"{name} and logits must broadcast, got shapes {tuple(b.shape)} and "
             f"{tuple(logits.shape)}"
         )
     if any_true((b != 0) & (b != 1)):
         raise ValueError(f"{name} must hold zeros and ones alone")
+    return b.expand(shape)

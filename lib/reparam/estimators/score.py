@@ -111,8 +111,8 @@ def _one(log_prob: Tensor) -> Tensor:
 
 def _estimate(values: Tensor, b: Tensor, log_prob: Tensor) -> Tensor:
     """The mean of `values`, whose gradient has the baseline `b`."""
-    one = _one(log_prob)
-    return (values * one + b.detach().to(values) * (1 - one)).mean(0)
+    nothing = torch.expm1(log_prob - log_prob.detach())  # 0, with the derivatives of `_one`
+    return (values + (values - b.detach().to(values)) * nothing).mean(0)
 
 
 def _check_fits(b: Tensor, values: Tensor) -> None:
@@ -201,7 +201,7 @@ class MovingAverage(nn.Module):
 
     After each call the mean of all its values enters with weight `1 - decay`, and weights are
     scaled to sum to one; the first call has no baseline. One number for the whole batch. In eval
-    mode the average is used and stays as it is.
+    mode, which `torch.func` needs, the average is used and stays as it is.
 
     Bias: none, as it knows earlier calls only. Cost: nothing.
 
@@ -252,7 +252,8 @@ class Learned(nn.Module):
     `ScoreFunction(learned.at(x))` uses it for the batch `x`. The `backward()` of the estimate also
     gives the network the gradient of the mean squared error `(f(z) - b(x))²`: the same whatever
     the sign or scale of the loss, and nothing of it reaches `x`, `f` or the distribution. Hand
-    `learned.parameters()` to an optimizer. In eval mode it predicts and is not trained.
+    `learned.parameters()` to an optimizer. In eval mode, which `torch.func` and `torch.compile`
+    need, it predicts and is not trained.
 
     Bias: none. Cost: the network; no evaluation of `f`.
 
