@@ -285,9 +285,8 @@ def _gumbel_given(one_hot: Tensor, logits: Tensor, draws: tuple[int, ...] = ()) 
 def _logistic_given(b: Tensor, logits: Tensor, draws: tuple[int, ...] = ()) -> Tensor:
     """Unchecked, as `_gumbel_given`."""
     noise = logistic_noise((*draws, *b.shape), dtype=logits.dtype, device=logits.device)
-    is_one = b > 0
-    size = _softplus(_softplus(torch.where(is_one, logits, -logits)) + noise)
-    return torch.where(is_one, size, -size)
+    sign = 2 * b.to(logits.dtype) - 1
+    return sign * _softplus(_softplus(sign * logits) + noise)
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from reparam.estimators._contract import (
     values_of,
 )
 from reparam.estimators._relaxing import Bits, relaxable
-from reparam.relaxed import _StraightThrough
+from reparam.relaxed import _StraightThrough, _wide
 
 _INSTEAD = "ScoreFunction, ARM or RELAX with eta=None"
 
@@ -201,12 +201,12 @@ class GumbelRao:
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         logits, kind = relaxable("GumbelRao", distribution)
-        logits = first_order("GumbelRao", logits)
+        logits = _wide(first_order("GumbelRao", logits))
         b = distribution.sample((num_samples,))
-        z = kind.given(b.expand(self.conditional_samples, *b.shape), logits.detach())
+        z = kind.given(b, logits.detach(), (self.conditional_samples,))
         # z = logits + G: its value as drawn, its derivative 1, because the noise is held fixed.
         z = _StraightThrough.apply(z, logits.expand_as(z))
-        b = _StraightThrough.apply(b, kind.soften(z, self.temperature).mean(0))
+        b = _StraightThrough.apply(b, kind.soften(z, self.temperature).mean(0).to(b))
         values = values_of(f, b, distribution)
         check_differentiable("GumbelRao", values, b, instead=_INSTEAD)
         return values.mean(0)
@@ -259,48 +259,62 @@ class ReinMax:
         logits, kind = relaxable("ReinMax", distribution)
         logits = first_order("ReinMax", logits)
         b = distribution.sample((num_samples,))
-        if kind is Bits:  # the same rule for two classes, b and 1 - b, of logits l and 0
-            slope = _bit_slope(b, logits.detach(), self.temperature)
-            z = _StraightThrough.apply(b, slope * logits)
+        plain, cooled = logits.detach(), logits.detach() / self.temperature
+        if kind is Bits:
+            z = _BitStep.apply(b, logits.expand_as(b), _bit_slope(b, plain, cooled))
         else:
-            z = _HeunStep.apply(b, logits.expand_as(b), self.temperature)
+            z = _ClassStep.apply(b, logits.expand_as(b), plain.softmax(-1), cooled.softmax(-1))
         values = values_of(f, z, distribution)
         check_differentiable("ReinMax", values, z, instead=_INSTEAD)
         return values.mean(0)
 
 
-def _bit_slope(b: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """`2 m (1 - m) - θ (1 - θ) / 2` with `m = (b + θ_τ) / 2`; 1 minus something never cancels."""
-    one, zero = torch.sigmoid(logits / temperature), torch.sigmoid(-logits / temperature)
-    plain = torch.sigmoid(logits) * torch.sigmoid(-logits)
-    return (b + one) * (1 - b + zero) / 2 - plain / 2
+def _bit_slope(b: Tensor, plain: Tensor, cooled: Tensor) -> Tensor:
+    """`2 m (1 - m) - θ (1 - θ) / 2` with `m = (b + θ_τ) / 2`: the rule for classes `(b, 1 - b)`."""
+    one, zero = torch.sigmoid(cooled), torch.sigmoid(-cooled)  # zero = 1 - one does not cancel
+    common = torch.sigmoid(plain) * torch.sigmoid(-plain) / 2
+    return torch.lerp(one * (1 + zero) / 2 - common, zero * (1 + one) / 2 - common, b)
 
 
-class _HeunStep(torch.autograd.Function):
-    """The sample, with the gradient of ReinMax for the logits."""
+class _BitStep(torch.autograd.Function):
+    """The sample, with its slope for the logits."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(b, logits, temperature):
+    def forward(b, logits, slope):
         return b.clone()
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        b, logits, ctx.temperature = inputs
-        ctx.save_for_backward(b, logits)
+        ctx.save_for_backward(inputs[2])
 
     @staticmethod
-    def backward(ctx, slope):
-        b, logits = ctx.saved_tensors
-        middle = (b + (logits / ctx.temperature).softmax(-1)) / 2
-        step = 2 * _softmax_slope(middle, slope) - _softmax_slope(logits.softmax(-1), slope) / 2
-        return None, step, None
+    def backward(ctx, g):
+        (slope,) = ctx.saved_tensors
+        return None, g * slope, None
 
 
-def _softmax_slope(p: Tensor, slope: Tensor) -> Tensor:
-    """`(diag(p) - p pᵀ) slope`."""
-    return p * (slope - (p * slope).sum(-1, keepdim=True))
+class _ClassStep(torch.autograd.Function):
+    """The sample, with the gradient of ReinMax for the logits; `p` is π and `cooled` π_τ."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(b, logits, p, cooled):
+        return b.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        b, _, p, cooled = inputs
+        ctx.save_for_backward(b, p, cooled)
+
+    @staticmethod
+    def backward(ctx, g):
+        b, p, cooled = ctx.saved_tensors
+        middle = b + cooled  # twice the middle
+        step = middle * (g - (middle * g).sum(-1, keepdim=True) / 2)
+        return None, step - p * (g - (p * g).sum(-1, keepdim=True)) / 2, None, None
 
 
 def _check_temperature(temperature: float) -> None:
