@@ -1,6 +1,5 @@
 """What every estimator shares: the checks of a call, and gradients that are attached to a value."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -163,12 +162,13 @@ def rebuilt(distribution: Distribution, parameters: Mapping[str, Tensor]) -> Dis
         base = rebuilt(distribution.base_dist, parameters)
         return Independent(base, distribution.reinterpreted_batch_ndims, validate_args=False)
     kept = {}
-    for name, argument in _arguments(distribution).items():
+    for name, is_required in _arguments(distribution).items():
         if name not in distribution.arg_constraints or _is_kept(distribution, name):
             attribute = name if hasattr(distribution, name) else f"_{name}"  # `_lims`
-            if not hasattr(distribution, attribute) and argument.default is argument.empty:
+            if hasattr(distribution, attribute):
+                kept[name] = getattr(distribution, attribute)
+            elif is_required:
                 raise _cannot_take_apart(distribution)
-            kept[name] = getattr(distribution, attribute, argument.default)
     return type(distribution)(**parameters, **kept, validate_args=False)
 
 
@@ -186,10 +186,15 @@ def constraints_of(distribution: Distribution) -> dict[str, constraints.Constrai
     return {name: found[name] for name in names}
 
 
-def _arguments(base: Distribution) -> dict[str, inspect.Parameter]:
-    arguments = dict(inspect.signature(type(base)).parameters)
-    arguments.pop("validate_args", None)
-    return arguments
+def _arguments(base: Distribution) -> dict[str, bool]:
+    """The constructor's arguments, and whether it requires them (`inspect` is slow).
+
+    Without `self`, the first, and `validate_args`.
+    """
+    constructor = type(base).__init__
+    names = constructor.__code__.co_varnames[: constructor.__code__.co_argcount]
+    required = len(names) - len(constructor.__defaults__ or ())
+    return {n: i < required for i, n in enumerate(names) if i > 0 and n != "validate_args"}
 
 
 def _is_kept(base: Distribution, name: str) -> bool:

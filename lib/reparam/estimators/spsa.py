@@ -78,7 +78,7 @@ class SPSA:
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         parameters = parameters_of(distribution)
-        free = _unconstrained(distribution, parameters) if torch.is_grad_enabled() else {}
+        free = _unconstrained(distribution, parameters)
         if not free:
             return values_of(f, distribution.sample((num_samples,)), distribution).mean(0)
         signs = {name: _signs(u, num_samples) for name, (_, u) in free.items()}
@@ -104,16 +104,18 @@ class SPSA:
 
 def _unconstrained(distribution: Distribution, parameters: dict[str, Tensor]) -> dict:
     """For each parameter that wants a gradient: the way from the unconstrained space, and there."""
+    wanted = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    if not (wanted and torch.is_grad_enabled()):
+        return {}
     constraints, free = constraints_of(distribution), {}
-    for name, parameter in parameters.items():
-        if parameter.requires_grad:
-            bijection = _bijection(constraints[name])
-            if bijection is None:
-                raise ValueError(
-                    f"SPSA knows no unconstrained space for the {name} of "
-                    f"{name_of(distribution)}: use Pathwise if it has rsample, else ScoreFunction"
-                )
-            free[name] = bijection, bijection.inv(parameter)
+    for name in wanted:
+        bijection = _bijection(constraints[name])
+        if bijection is None:
+            raise ValueError(
+                f"SPSA knows no unconstrained space for the {name} of {name_of(distribution)}: "
+                "use Pathwise if it has rsample, else ScoreFunction"
+            )
+        free[name] = bijection, bijection.inv(parameters[name])
     return free
 
 
