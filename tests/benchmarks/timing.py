@@ -23,7 +23,9 @@ def seconds(function: Callable[[], object]) -> float:
 def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict]:
     """Minimum, median and spread (interquartile range over median) of the seconds of each way.
 
-    All in turn, after three warm-ups, so that a busy machine slows them alike.
+    All in turn, after three warm-ups, so that a busy machine slows them alike. Seconds of the
+    processor, which on one thread of an idle machine are those of the clock, and on a busy one do
+    not count the other programs.
     """
     for _ in range(3):
         for way in ways.values():
@@ -31,7 +33,9 @@ def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     times = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            times[name].append(seconds(way))
+            start = time.process_time()
+            way()
+            times[name].append(time.process_time() - start)
     summary = {}
     for name, measured in times.items():
         low, middle, high = statistics.quantiles(measured, n=4)
@@ -64,12 +68,18 @@ def keep(section: str, row: dict) -> None:
 
 
 def write() -> None:
-    """Replace the sections that this session has measured, and leave the others as they are."""
+    """Put what this session has measured in the place of what was there by the same names."""
     if not _rows:
         return
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for section, rows in _rows.items():
-        results[section] = {"machine": _machine(), "versions": _versions(), "rows": rows}
+        known = results.get(section, {}).get("rows", [])
+        merged = {(row["name"], row.get("problem")): row for row in [*known, *rows]}
+        results[section] = {
+            "machine": _machine(),
+            "versions": _versions(),
+            "rows": list(merged.values()),
+        }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(_rounded(results), indent=1, ensure_ascii=False) + "\n")
 
