@@ -1,5 +1,6 @@
 """The exact expectation over a finite support, and over some of several variables."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -131,7 +132,6 @@ class RaoBlackwell:
         some, rest = self._split(variables)
         dim = len(innermost(distribution).batch_shape) - 1  # of the variables, in a parameter
         parameters = parameters_of(distribution)
-        back = torch.tensor([*some, *rest]).argsort()  # where each variable is in [some, rest]
         places = [torch.tensor(indices) for indices in (some, rest)]
         inner, outer = (
             rebuilt(
@@ -148,11 +148,9 @@ class RaoBlackwell:
         def expectation(z: Tensor) -> Tensor:
             """`Σ q(some) f(some, z)` for samples `z` of the rest."""
             count = len(points), len(z)
-            both = [
-                points.to(z.dtype)[:, None].expand(*count, *points.shape[1:]),
-                z.expand(*count, *z.shape[1:]),
-            ]
-            joint = torch.cat(both, 2 + dim).index_select(2 + dim, back.to(z.device))
+            of_some = points.to(z.dtype)[:, None].expand(*count, *points.shape[1:])
+            of_rest = z.expand(*count, *z.shape[1:])
+            joint = _woven(of_some, of_rest, some, variables, 2 + dim)
             values = values_of(f, joint.flatten(0, 1), distribution).unflatten(0, count)
             return (weights[:, None] * values).sum(0)
 
@@ -166,7 +164,7 @@ class RaoBlackwell:
                 f"RaoBlackwell enumerates variables {list(self.enumerate)}, and there are "
                 f"{variables}: {wrong} is out of range"
             )
-        some = [i % variables for i in self.enumerate]
+        some = sorted(i % variables for i in self.enumerate)
         if len(set(some)) < len(some):
             raise ValueError(f"RaoBlackwell enumerates a variable twice: {list(self.enumerate)}")
         rest = [i for i in range(variables) if i not in some]
@@ -176,6 +174,16 @@ class RaoBlackwell:
                 f"{type(self.outer).__name__}: use Enumeration"
             )
         return some, rest
+
+
+def _woven(of_some: Tensor, of_rest: Tensor, some: list[int], variables: int, dim: int) -> Tensor:
+    """All variables along `dim`, in order: runs of them, copied once."""
+    runs, start = [], {True: 0, False: 0}
+    for is_some, run in itertools.groupby(range(variables), key=set(some).__contains__):
+        length = len(list(run))
+        runs.append((of_some if is_some else of_rest).narrow(dim, start[is_some], length))
+        start[is_some] += length
+    return torch.cat(runs, dim)
 
 
 def _last_variables(distribution: Distribution) -> int:
