@@ -319,6 +319,26 @@ def test_every_estimate_is_the_librarys(f, k):
             assert sum(got["bins"][row]) + sum(got["beyond"][row]) == 200
 
 
+def test_every_corner_of_the_sandbox_has_finite_numbers():
+    least, widest, lost = run_javascript(
+        two_histograms(),
+        """(() => {
+            const seen = [Infinity, 0, 0];
+            for (const f of ["square", "shifted", "sine", "step"]) for (const by of ["mu", "sigma"])
+                for (const mu of [-2, 0, 2]) for (const sigma of [0.25, 2.5]) {
+                    const place = { ...state, n: 200, f, by, mu, sigma, k: "16" };
+                    const { exact, high, bins, beyond } = widget.spec.model(place);
+                    seen[0] = Math.min(seen[0], exact.path, exact.score);
+                    seen[1] = Math.max(seen[1], high);
+                    const marks = [bins.path, beyond.path, bins.score, beyond.score].flat();
+                    seen[2] += 400 - marks.reduce((a, b) => a + b);
+                }
+            return seen;
+        })()""",
+    )
+    assert least >= 0 and 0 < widest < 1e4 and lost == 0
+
+
 def test_the_stated_variances_are_what_the_library_measures():
     explorer = two_histograms()
     stated = {"square": (4.0, 30), "shifted": (4.0, 210), "sine": (12.5, 0.5), "step": (0, 0.361)}

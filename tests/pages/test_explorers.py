@@ -7,16 +7,36 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from reparam.explorers import fresh_or_frozen, mu_sigma_epsilon
+from reparam.explorers import (
+    chooser,
+    decision_table,
+    fresh_or_frozen,
+    mu_sigma_epsilon,
+    two_histograms,
+)
 from reparam.explorers.build import run_javascript
 
-EXPLORERS = {"fresh_or_frozen": fresh_or_frozen, "mu_sigma_epsilon": mu_sigma_epsilon}
-GUESS = {"fresh_or_frozen": "At another height", "mu_sigma_epsilon": "For most"}
+EXPLORERS = {
+    "fresh_or_frozen": fresh_or_frozen,
+    "mu_sigma_epsilon": mu_sigma_epsilon,
+    "two_histograms": two_histograms,
+    "chooser": chooser,
+}
+PICTURES = [name for name in EXPLORERS if name != "chooser"]  # which is a table
+MU_HANDLES = ["fresh_or_frozen", "mu_sigma_epsilon"]
+GUESS = {
+    "fresh_or_frozen": "At another height",
+    "mu_sigma_epsilon": "For most",
+    "two_histograms": "Commit both brackets",
+    "chooser": "StraightThrough",
+}
 # A state in which everything is on show.
 ALL = {
     "fresh_or_frozen": "#fresh-or-frozen:guess=other&noise=frozen&fresh=KLMLK&frozen=KLMLK"
     "&bet=worse&logstep=-2&shrunk=yes",
     "mu_sigma_epsilon": "#mu-sigma-epsilon:guess=most&seen=yes&sigma=2&part=gradient",
+    "two_histograms": "#two-histograms:guess=yes&path=3&score=8&n=200&bet=score&opened=0123&f=sine",
+    "chooser": "#chooser:guess=0&last=bias&z=discrete&f=black&density=known&support=few&bias=none",
 }
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
 ARROWS = "#mu-sigma-epsilon:guess=most&seen=yes&sigma=2&part=arrows&wrt=mu"
@@ -42,6 +62,10 @@ def files(tmp_path_factory):
     pages = {name: page_of(output) for name, output in outputs.items()}
     pages["both"] = page_of(*outputs.values())
     pages["twice"] = page_of(outputs["mu_sigma_epsilon"], outputs["mu_sigma_epsilon"])
+    pages["linked"] = page_of(
+        '<p><a href="3-variance.html">3</a> <a href="7-impossible.html#x">7</a></p>',
+        outputs["chooser"],
+    )
     # As in Colab: each output in a frame of its own, without the page's address or storage.
     inner = html.escape(pages["mu_sigma_epsilon"])
     pages["framed"] = page_of(
@@ -87,7 +111,8 @@ def center(locator):
 
 
 def drag(page, label, *steps, release=True):
-    x, y = center(handle(page, label))
+    grip = handle(page, label)
+    x, y = center(grip if grip.count() else page.get_by_role("slider", name=label))
     page.mouse.move(x, y)
     page.mouse.down()
     for step in steps:
@@ -197,6 +222,137 @@ def test_stretching_sigma_fans_the_strings(opened):
     expect(page.locator(".goal")).to_contain_text("Reached.")
 
 
+def test_brackets_first_then_three_estimates_then_two_hundred(opened):
+    page = opened("two_histograms")
+    assert page.get_by_role("button", name="Draw").count() == 0  # nothing to see yet
+    assert page.locator("svg path.thick").count() == 2  # the swatches
+    before = float(handle(page, "Score function bracket").get_attribute("aria-valuenow"))
+    drag(page, "Score function bracket", 80)
+    guess = float(handle(page, "Score function bracket").get_attribute("aria-valuenow"))
+    assert guess > before
+    page.get_by_role("button", name="Pathwise bracket: less").click()
+    page.get_by_role("button", name=GUESS["two_histograms"]).click()
+    verdict = page.locator(".guess")
+    expect(verdict).to_have_text(
+        f"Your guess for z²: ± {before - 0.5:.1f} pathwise, ± {guess:.1f} score function."
+    )
+    expect(handle(page, "Score function bracket")).to_be_hidden()
+    assert page.get_by_text(f"your guess ± {guess:.1f}").count() == 1
+    one = page.get_by_role("button", name="Draw one estimate")
+    expect(one).to_be_focused()
+    eps = two_histograms().noise[:, 0]
+    for i in range(3):
+        page.keyboard.press("Enter")
+        pathwise, score = 2 * (1 + eps[i]), (1 + eps[i]) ** 2 * eps[i]
+        numbers = f"Estimate {i + 1}: pathwise {pathwise:.2f}, score function {score:.2f};"
+        expect(status(page)).to_contain_text(numbers.replace("-", "−"))
+    page.get_by_role("button", name="Draw 200").click()
+    expect(status(page)).to_contain_text("exact variance 4.00 pathwise, 30.0 score function.")
+    expect(verdict).to_contain_text("± 2.00 and ± 5.48")
+    expect(page.get_by_role("button", name="both", exact=True)).to_be_visible()
+    expect(page.get_by_role("group", name="Function f")).to_be_hidden()  # another guess first
+    page.get_by_role("button", name="both", exact=True).click()
+    expect(verdict).to_contain_text("Your guess for z² + 10: both. Now press z² + 10.")
+    for f, numbers in (
+        ("z² + 10", "4.00 pathwise, 210 score function. The pathwise estimate wins"),
+        ("sin 5z", "12.5 pathwise, 0.500 score function. The score function estimate wins"),
+        ("step at 1.5", "0 pathwise, 0.361 score function. Pathwise varies least and is wrong"),
+    ):
+        expect(page.get_by_role("button", name="4", exact=True)).to_be_visible(
+            visible=f == "step at 1.5"
+        )
+        page.get_by_role("button", name=f, exact=True).click()
+        expect(status(page)).to_contain_text(numbers)
+    expect(verdict).to_contain_text("Seen: only the score function's histogram gets wider.")
+    page.get_by_role("button", name="sin 5z").click()
+    expect(page.get_by_text("Not yet.")).to_be_visible()
+    page.get_by_role("slider", name="Standard deviation σ").focus()
+    page.keyboard.press("End")
+    expect(page.locator(".goal")).to_contain_text("Reached.")
+    assert verdict.inner_text().startswith("Your guess for z²")
+
+
+def test_brackets_by_keyboard_and_by_touch(opened):
+    page = opened("two_histograms", viewport={"width": 360, "height": 780}, has_touch=True)
+    grip = handle(page, "Pathwise bracket")
+    grip.focus()
+    for key, now in (("ArrowRight", 4.5), ("PageDown", 2), ("Home", 0.5), ("End", 15)):
+        page.keyboard.press(key)
+        assert float(grip.get_attribute("aria-valuenow")) == now
+    page.get_by_role("button", name="Score function bracket: more").tap()
+    page.get_by_role("button", name=GUESS["two_histograms"]).tap()
+    expect(page.locator(".guess")).to_contain_text("± 15.0 pathwise, ± 4.5 score function")
+
+
+def test_rows_are_struck_out_with_reasons(opened):
+    page = opened("chooser", permissions=CLIPBOARD)
+    assert page.get_by_role("table").count() == 0 and page.get_by_role("radio").count() == 0
+    page.get_by_role("button", name="Pathwise", exact=True).click()
+    expect(page.get_by_role("radio", name="open").first).to_be_focused()
+    assert page.get_by_role("rowheader").all_inner_texts() == [
+        row["estimator"] for row in decision_table()
+    ]
+    facts = {}
+    for fact, group, answer, words in (
+        ("z", "The variable z is", "discrete", "discrete"),
+        ("f", "The function f is", "black", "a black box, or jumps"),
+        ("density", "log q(z) is", "known", "known"),
+        ("support", "Values of z, all combinations", "few", "few enough to sum"),
+        ("bias", "Bias is", "none", "not allowed"),
+    ):
+        page.get_by_role("group", name=group).get_by_role("radio", name=words, exact=True).check()
+        facts[fact] = answer
+        rows = decision_table(**facts)
+        left = [row for row in rows if not row["struck out"]]
+        expect(status(page)).to_contain_text(f"{len(left)} of 15 estimators are left.")
+        assert page.locator("code").all_inner_texts() == [row["call"] for row in left]
+        for row in rows:
+            if row["struck out"]:
+                shown = page.get_by_role("row", name=row["estimator"]).first
+                expect(shown).to_contain_text(f"Struck out: {row['struck out']}.")
+    expect(page.locator(".guess")).to_have_text(
+        "Your pick: Pathwise, struck out: z is discrete: no path to follow; "
+        "f has no slope to follow. All five facts are as on the card."
+    )
+    expect(page.get_by_text("What was to be found.")).to_be_visible()
+    page.get_by_role("button", name="Copy the call of DisARM").click()
+    assert page.evaluate("navigator.clipboard.readText()") == "DisARM()(f, q)"
+    expect(page.get_by_text("Not yet.")).to_be_visible()
+    bias = page.get_by_role("group", name="Bias is")
+    page.get_by_role("group", name="log q(z) is").get_by_role("radio", name="unknown").check()
+    expect(page.locator(".goal")).to_contain_text("Reached.")
+    expect(page.locator(".guess")).to_contain_text("The card says otherwise about this: log q(z)")
+    bias.get_by_role("radio", name="not allowed").focus()
+    page.keyboard.press("ArrowRight")  # a native group of radios
+    expect(bias.get_by_role("radio", name="allowed", exact=True)).to_be_checked()
+    expect(status(page)).to_contain_text("Bias is allowed: strikes out nothing. 1 of 15")
+    page.get_by_role("button", name="Simulator").click()
+    expect(page.get_by_role("button", name="Game")).to_be_focused()  # its row is a new one
+    expect(page.locator("section.x")).to_contain_text("A differentiable simulator")
+    expect(page.locator(".guess")).to_be_hidden()
+    page.get_by_role("button", name="SPSA").click()
+    assert page.locator("code").count() == 15
+
+
+def test_rows_link_to_chapters_where_the_page_does(opened):
+    page = opened("linked", "#chooser:guess=1")
+    links = page.locator(".story a").evaluate_all("all => all.map(a => [a.textContent, a.href])")
+    seen = {words: address.rpartition("/")[2] for words, address in links}
+    assert seen["chapter 7"] == "7-impossible.html" and seen["chapter 3"] == "3-variance.html"
+    assert "chapter 2" not in seen  # there is no such link on this page
+    explorer = two_histograms()
+    for label in ("z²", "sin 5z"):
+        hash = seen[f"see it in Two histograms (chapter 3): {label}"].partition("#")[2]
+        there = opened("two_histograms", "#" + hash)
+        expect(status(there)).to_contain_text(f"f = {label}, μ = 1.00")
+        assert {pair.split("=")[0] for pair in hash.partition(":")[2].split("&")} <= set(
+            explorer.state
+        )
+    alone = opened("chooser", "#chooser:guess=1")
+    assert alone.locator(".story a").count() == 0
+    expect(alone.locator(".story")).to_contain_text("chapter 7")
+
+
 # What every explorer must do.
 
 
@@ -211,7 +367,7 @@ def test_status_waits_for_the_end_of_the_gesture(opened):
     assert page.url != address
 
 
-@pytest.mark.parametrize("name", EXPLORERS)
+@pytest.mark.parametrize("name", MU_HANDLES)
 def test_by_keyboard_alone(opened, name):
     page = opened(name)
     page.keyboard.press("Tab")
@@ -298,12 +454,16 @@ def test_reset_tells_the_same_story_again(opened):
 def test_a_link_brings_the_state_back(opened, name):
     page = opened(name, ALL[name])
     expect(page.locator(".guess")).to_be_visible()
-    shown = [status(page).inner_text(), page.locator("svg").inner_html()]
-    page.get_by_role("button", name="Mean μ: more").click()
+    shown = [status(page).inner_text(), page.locator(".story").inner_html()]
+    if name == "chooser":
+        page.get_by_role("group", name="Bias is").get_by_text("allowed", exact=True).click()
+    else:
+        page.get_by_role("button", name="Mean μ: more").click()
     assert status(page).inner_text() != shown[0]
     again = opened(name, "#" + page.url.partition("#")[2])
     assert status(again).inner_text() == status(page).inner_text()
-    assert again.locator("svg").inner_html() == page.locator("svg").inner_html()
+    for part in ("svg", ".story"):
+        assert again.locator(part).inner_html() == page.locator(part).inner_html()
     # Another link, on the same page.
     page.evaluate("hash => { location.hash = hash }", ALL[name])
     expect(status(page)).to_have_text(shown[0])
@@ -347,9 +507,10 @@ def test_alone_in_the_window_for_a_lecture(opened, name):
     page = opened(name, link, viewport={"width": 1280, "height": 720})
     assert page.get_by_role("dialog").bounding_box()["width"] == 1280
     assert page.locator("dialog").evaluate("e => e.matches(':modal')")  # all else is inert
-    figure = page.locator("svg").bounding_box()
-    assert figure["y"] + figure["height"] <= 720, "the figure must fit a projector"
-    sizes = page.locator("svg text").evaluate_all(
+    if name in PICTURES:
+        figure = page.locator("svg").bounding_box()
+        assert figure["y"] + figure["height"] <= 720, "the figure must fit a projector"
+    sizes = page.locator("svg text, .story td, .story code").evaluate_all(
         "all => all.map(t => parseFloat(getComputedStyle(t).fontSize))"
     )
     assert min(sizes) >= 18
@@ -366,6 +527,12 @@ def test_every_width(opened, name, width):
     page = opened(name, viewport={"width": width, "height": 800})
     corners = [ALL["mu_sigma_epsilon"] + f"&mu={mu}&sigma={sigma}" for mu in (-2, 2)
                for sigma in (0.25, 2.25)]  # fmt: skip
+    corners += [f"#two-histograms:path={w}&score={v}" for w, v in ((0.5, 15), (15, 6))]
+    corners += [ALL["two_histograms"] + f"&f={f}&by={by}&mu={mu}&sigma={sigma}&k=16"
+                for f in ("square", "shifted", "sine", "step") for by in ("mu", "sigma")
+                for mu in (-2, 2) for sigma in (0.25, 2.5)]  # fmt: skip
+    corners += [f"#two-histograms:guess=yes&n={n}&path=15&score=5" for n in (0, 3, 200)]
+    corners += ["#chooser:guess=0", "#chooser:guess=1&z=continuous&f=black&density=unknown"]
     corners += [ALL["fresh_or_frozen"] + f"&mu={mu}&noise=fresh" for mu in (0, 2)]
     for hash in ("", ARROWS, ALL[name], *corners):
         if hash.partition(":")[0] not in ("", f"#{name.replace('_', '-')}"):
@@ -373,15 +540,17 @@ def test_every_width(opened, name, width):
         page.evaluate("hash => { location.hash = hash }", hash)
         page.wait_for_timeout(50)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        texts = page.locator("svg text").evaluate_all(
+        texts = page.locator("svg text, .story :is(th, td, code)").evaluate_all(
             """all => all.map(t => [t.textContent, parseFloat(getComputedStyle(t).fontSize),
             t.getBoundingClientRect().left, t.getBoundingClientRect().right])"""
         )
-        assert texts
+        assert texts or (name == "chooser" and not hash)
         for words, size, left, right in texts:
             assert size >= 12, words
             assert left >= 0 and right <= width, f"{words!r} leaves the window"
-        targets = page.locator("button:visible, .handle, input:visible, summary").evaluate_all(
+        targets = page.locator(
+            "button:visible, .handle:visible, input:visible, summary:visible"
+        ).evaluate_all(
             "all => all.map(e => [e.textContent || e.type, e.getBoundingClientRect().toJSON()])"
         )
         for what, box in targets:
@@ -491,7 +660,7 @@ def test_no_motion_unasked(opened, name):
     assert page.screenshot() == before
 
 
-@pytest.mark.parametrize("name", EXPLORERS)
+@pytest.mark.parametrize("name", PICTURES)
 def test_the_table_shows_the_models_numbers(opened, name):
     page = opened(name, ALL[name])
     page.locator("summary").click()
@@ -506,7 +675,7 @@ def test_the_table_shows_the_models_numbers(opened, name):
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("name", EXPLORERS)
+@pytest.mark.parametrize("name", PICTURES)
 def test_from_input_to_redrawn_frame(opened, name, record_property):
     """From a pointer's move to the end of the frame that shows it: under 16 ms at the median."""
     page = opened(name, ALL[name])

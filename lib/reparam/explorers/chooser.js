@@ -79,13 +79,13 @@ const spec = {
 .figure{display:none}
 fieldset{border:0;margin:6px 0;padding:0;display:flex;flex-wrap:wrap;gap:0 14px}legend{float:left;padding:0;font-weight:700}
 label{display:flex;align-items:center;gap:6px;min-height:28px;cursor:pointer}
-fieldset input{width:20px;height:20px;margin:2px;accent-color:var(--blue)}
+fieldset input{width:24px;height:24px;margin:0;accent-color:var(--blue)}
 .story{container-type:inline-size}
 .story table,.story tbody{display:block}
 .story tr{display:grid;grid-template-columns:9.5em 3fr 2fr 2.5fr 2fr;gap:2px 12px;padding:6px 0;border-bottom:1px solid var(--line)}
 .story :is(th,td){text-align:left;padding:0;border:0}
 .call,.gone td{grid-column:2/-1}.gone{color:var(--mute)}
-code{font-size:.95em;user-select:all;overflow-wrap:anywhere}
+code{font-size:1em;user-select:all;overflow-wrap:anywhere}
 .call button{min-height:28px;padding:0 8px}
 @container (max-width:640px){.story tr{grid-template-columns:1fr}.call,.gone td{grid-column:1}
 .story thead{position:absolute;clip-path:inset(50%)}.story td::before{content:attr(data-head);font-weight:700}}

@@ -272,7 +272,7 @@ function explore(spec, { model, el }) {
     put(svg, { width, height: layout.height, viewBox: `0 0 ${width} ${layout.height}`, "font-size": layout.font });
     picture.innerHTML = spec.draw(view, layout);
     const waits = (thing) => !state.guess === !thing.before;
-    for (const { g } of grips.values()) put(g, { display: "none" });
+    for (const { g } of grips.values()) put(g, { display: "none", class: "handle off" });
     for (const h of spec.handles(view, layout)) {
       if (!grips.has(h.key)) grips.set(h.key, { g: grip(h) });
       const g = Object.assign(grips.get(h.key), h).g;

@@ -68,12 +68,12 @@ function measured(state, key) {
     estimates[row] = range(COUNT).map((i) => mean(freshNoise(seed, i, MOST).slice(0, k).map(terms[row])));
     seen[row] = summary(estimates[row]);
   }
-  return { truth, center: { path: biased ? 0 : truth, score: truth }, estimates, seen, exact: { path: biased ? 0 : (path - truth ** 2) / k, score: (score - truth ** 2) / k } };
+  return { truth, center: { path: biased ? 0 : truth, score: truth }, estimates, seen, exact: { path: biased ? 0 : (path - truth ** 2) / k, score: Math.max(0, score - truth ** 2) / k } };
 }
 function model(state) {
   const now = measured(state, state.f);
   const whole = state.n === COUNT;
-  const high = reach(Math.abs(now.truth) + 3 * Math.sqrt(Math.max(now.exact.path, now.exact.score)));
+  const high = reach(0.01 + Math.abs(now.truth) + 3 * Math.sqrt(Math.max(now.exact.path, now.exact.score)));
   const bins = {}, beyond = {};
   for (const row of ROWS) {
     const columns = now.estimates[row].slice(0, state.n).map((x) => Math.round((SIDE * x) / high));
@@ -88,8 +88,8 @@ function model(state) {
   };
 }
 
-// Three significant digits, for what is not negative.
-const sig = (x) => (x < 5e-4 ? "0" : x < 1000 ? x.toPrecision(3) : String(Number(x.toPrecision(3))));
+// Significant digits, for what is not negative.
+const sig = (x, digits = 3) => (x < 5e-4 ? "0" : x < 10 ** digits ? x.toPrecision(digits) : String(Number(x.toPrecision(digits))));
 
 function layout({ width, font, room }, { high, truth, bins }) {
   const narrow = width < 34 * font;
@@ -131,7 +131,7 @@ function draw(view, { font, narrow, left, right, x, base, tall, bottom, brick })
     out.push(line("truth", x(truth), top, x(truth), floor + 40));
     const { mean: m, variance, error } = view.seen[row];
     out.push(`<path class="${kind} thick" d="M0 ${at(first - font * 0.4)}h14"/>`, text(20, first, `${name}: ` + (narrow ? "" : "the mean of ") + formula[row], "start", "bold"));
-    const told = whole ? [`mean ${fix(m, 2)}, variance ${sig(variance)} ± ${error ? error.toPrecision(2) : 0}`, `(exact variance ${sig(view.exact[row])})`]
+    const told = whole ? [`mean ${fix(m, 2)}, variance ${sig(variance)} ± ${sig(error, 2)}`, `(exact variance ${sig(view.exact[row])})`]
       : state.n ? ["drawn: " + view.estimates[row].slice(0, state.n).map((v) => fix(v, 2)).join(", ")] : [];
     (narrow ? told : [told.join(" ")]).forEach((words, i) => out.push(text(0, first + font * 1.3 * (i + 1), words)));
     const bracket = (style, middle, half, y, words, away = 6) => {
@@ -139,7 +139,7 @@ function draw(view, { font, narrow, left, right, x, base, tall, bottom, brick })
       out.push(`<path class="${style}" d="M${at(a)} ${y - 5}v10m0 -5H${at(b)}m0 -5v10"/>`,
         b + long < right + 14 ? text(b + away, y + 5, words, "start", "halo") : a > long ? text(a - 6, y + 5, words, "end", "halo") : text((a + b) / 2, y + 5, words, "middle", "halo"));
     };
-    if (view.start) bracket("", truth, state[row], floor + (state.guess ? 12 : 24), narrow && !state.guess ? "" : `${narrow ? "" : "your "}guess ± ${fix(state[row], 1)}`, state.guess ? 6 : 26);
+    if (view.start && state[row]) bracket("", truth, state[row], floor + (state.guess ? 12 : 24), narrow && !state.guess ? "" : `${narrow ? "" : "your "}guess ± ${fix(state[row], 1)}`, state.guess ? 6 : 26);
     if (whole) bracket(kind + " thick", view.center[row], Math.sqrt(view.exact[row]), floor + 30, `exact ± ${sig(Math.sqrt(view.exact[row]))}`);
     view.beyond[row].forEach((count, i) => count && out.push(text(i ? right : left, floor - 40, i ? `${count} beyond \u2192` : `\u2190 ${count} beyond`, i ? "end" : "start", "halo")));
   }
@@ -171,7 +171,7 @@ const spec = {
     sigma: { min: 0.25, max: 2.5, step: 0.05 },
   },
   given: ["claim", "seed"],
-  stillState: { guess: "yes", n: COUNT },
+  stillState: { guess: "yes", path: 0, score: 0, n: COUNT },
   model, layout, draw, handles,
   ask: {
     question: "<b>Predict first.</b> z ~ N(1, 1) and f = z²: what is the gradient of E[f(z)] by μ? From one sample, the pathwise estimate is 2z, " +
@@ -211,7 +211,7 @@ const spec = {
     if (!state.guess) return "Drag both brackets and commit them; then draw.";
     if (!state.n) return "Draw one estimate of each kind, three times.";
     if (!view.whole) return `Estimate ${state.n}: pathwise ${fix(estimates.path[state.n - 1], 2)}, score function ${fix(estimates.score[state.n - 1], 2)}; the truth is ${fix(truth, 2)}.`;
-    return `f = ${label}, truth ${fix(truth, 3)}: exact variance ${sig(exact.path)} pathwise, ${sig(exact.score)} score function. ` +
+    return `f = ${label}, μ = ${fix(state.mu, 2)}, σ = ${fix(state.sigma, 2)}, truth ${fix(truth, 3)}: exact variance ${sig(exact.path)} pathwise, ${sig(exact.score)} score function. ` +
       (view.biased ? "Pathwise varies least and is wrong: every estimate is 0." : `The ${lower(view)} estimate wins, ${(Math.max(exact.path, exact.score) / Math.min(exact.path, exact.score)).toPrecision(3)} to 1.`);
   },
   goal: (view) => sandbox(view) && {
