@@ -88,7 +88,7 @@ class SPSA:
                 name: bijection(u.detach() + side * self.step * signs[name])
                 for name, (bijection, u) in free.items()
             }
-            kept = {name: p.detach() for name, p in parameters.items() if name not in free}
+            kept = {name: p for name, p in parameters.items() if name not in free}
             return rebuilt(distribution, {**kept, **changed})
 
         z = _with_common_noise(moved(1), moved(-1))

@@ -501,6 +501,13 @@ def test_under_func_and_compile():
     assert ((leaf.grad - torch.tensor([2.0, 4.0])).abs() < 0.3).all()  # 6 standard deviations
 
 
+def test_it_is_a_value():
+    assert MeasureValued() == MeasureValued(coupled=True) != MeasureValued(False)
+    assert hash(MeasureValued()) == hash(MeasureValued(True))
+    with pytest.raises(AttributeError):
+        MeasureValued().coupled = False
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 

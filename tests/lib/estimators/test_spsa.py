@@ -319,6 +319,12 @@ def test_under_func_and_compile():
     torch.testing.assert_close(leaf.grad, torch.full_like(loc, 3.0))
 
 
+def test_it_is_a_value():
+    assert SPSA() == SPSA(0.1) and hash(SPSA()) == hash(SPSA(step=0.1)) and SPSA(0.2) != SPSA()
+    with pytest.raises(AttributeError):
+        SPSA().step = 1.0
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
