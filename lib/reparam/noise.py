@@ -11,7 +11,6 @@ CUDA's float32 knows none below 6e-8, which stops Gumbel noise at 16.6 (one draw
 Derived in chapter 5; chapters 1 and 2 need Gaussian noise alone, which `torch.randn` draws well.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -121,15 +120,14 @@ def logistic_noise(
     noise = _blank(size, dtype, device)
     if noise.device.type == "cpu":
         uniform = torch.empty(noise.shape, dtype=torch.float64, device=noise.device)
-        noise = uniform.uniform_(generator=generator).logit_().to(noise.dtype)
-        noise = noise.clamp_(min=-_FARTHEST)  # U is 0 once in 2**53 draws
+        uniform = uniform.uniform_(generator=generator)
+        # U and 1 - U are exact in float64; their quotient needs no more than `dtype` has.
+        low = uniform.to(noise.dtype, copy=True).clamp_(min=2.0**-54)  # 0 once in 2**53 draws
+        noise = low.div_(uniform.neg_().add_(1).to(noise.dtype)).log_()
     else:
         first, second = (_wide_exponential(size, dtype, device, generator) for _ in range(2))
         noise = first.log_().sub_(second.log_())
     return noise.to(dtype or noise.dtype)
-
-
-_FARTHEST = 54 * math.log(2)  # of logistic noise, from 0: half the least uniform number there is
 
 
 def _wide_exponential(

@@ -65,7 +65,7 @@ def gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0, hard: bool
     temperature = _fitting(temperature, logits)
     z = _with_noise(gumbel_noise, logits)
     soft = _one_hot_softened(z, temperature).to(logits.dtype)
-    return _StraightThrough.apply(_one_hot_of(z).to(soft), soft) if hard else soft
+    return _one_hot_of(z.detach()).to(soft) + (soft - soft.detach()) if hard else soft
 
 
 def relaxed_bernoulli(
@@ -89,14 +89,15 @@ def relaxed_bernoulli(
     temperature = _fitting(temperature, logits)
     z = _with_noise(logistic_noise, logits)
     soft = _binary_softened(z, temperature).to(logits.dtype)
-    return _StraightThrough.apply((z > 0).to(soft), soft) if hard else soft
+    return (z > 0).to(soft) + (soft - soft.detach()) if hard else soft
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """`hard` in the forward pass, `soft` in the backward pass.
 
-    Written elsewhere as `hard - soft.detach() + soft`, which rounds unless `hard` holds zeros and
-    ones, and is NaN where `soft` is infinite. No gradient reaches `hard`.
+    `hard + (soft - soft.detach())`, exactly `hard`. Written elsewhere as
+    `hard - soft.detach() + soft`, it rounds unless `hard` holds zeros and ones. No gradient reaches
+    `hard`, nor a `soft` that is infinite.
 
     Args:
         hard, soft: one shape, dtype and device.
@@ -120,23 +121,12 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
         raise ValueError(
             f"hard and soft must have one shape, got {tuple(hard.shape)} and {tuple(soft.shape)}"
         )
-    return _StraightThrough.apply(hard, soft)
+    return hard.detach() + _zero_with_slope(soft)
 
 
-class _StraightThrough(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(hard, soft):
-        return hard.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, slope):
-        return None, slope
+def _zero_with_slope(x: Tensor) -> Tensor:
+    """Zeros, whose derivative with respect to `x` is 1; infinite entries have none."""
+    return (x - x.detach()).nan_to_num()
 
 
 def annealed_temperature(
@@ -252,7 +242,7 @@ class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def backward(ctx, slope):
         x, y = ctx.saved_tensors
-        return slope * y * torch.sigmoid(-x)
+        return slope * (y * (-x).sigmoid_())
 
 
 def _one_hot_of(z: Tensor) -> Tensor:

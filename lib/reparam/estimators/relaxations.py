@@ -16,7 +16,7 @@ from reparam.estimators._contract import (
     values_of,
 )
 from reparam.estimators._relaxing import Bits, relaxable
-from reparam.relaxed import _StraightThrough, _wide
+from reparam.relaxed import _wide, _zero_with_slope
 
 _INSTEAD = "ScoreFunction, ARM or RELAX with eta=None"
 
@@ -147,7 +147,7 @@ class StraightThrough:
             hard = kind.harden(logits.detach())[None]
         else:
             hard = distribution.sample((num_samples,))
-        z = _StraightThrough.apply(hard, soft.expand_as(hard))
+        z = hard + _zero_with_slope(soft)
         values = values_of(f, z, distribution)
         check_differentiable("StraightThrough", values, z, instead=_INSTEAD)
         return values.mean(0)
@@ -205,8 +205,8 @@ class GumbelRao:
         b = distribution.sample((num_samples,))
         z = kind.given(b, logits.detach(), (self.conditional_samples,))
         # z = logits + G: its value as drawn, its derivative 1, because the noise is held fixed.
-        z = _StraightThrough.apply(z, logits.expand_as(z))
-        b = _StraightThrough.apply(b, kind.soften(z, self.temperature).mean(0).to(b))
+        z = z + _zero_with_slope(logits)
+        b = b + _zero_with_slope(kind.soften(z, self.temperature).mean(0).to(b))
         values = values_of(f, b, distribution)
         check_differentiable("GumbelRao", values, b, instead=_INSTEAD)
         return values.mean(0)
@@ -261,7 +261,7 @@ class ReinMax:
         b = distribution.sample((num_samples,))
         plain, cooled = logits.detach(), logits.detach() / self.temperature
         if kind is Bits:
-            z = _BitStep.apply(b, logits.expand_as(b), _bit_slope(b, plain, cooled))
+            z = b + _bit_slope(b, plain, cooled) * _zero_with_slope(logits)
         else:
             z = _ClassStep.apply(b, logits.expand_as(b), plain.softmax(-1), cooled.softmax(-1))
         values = values_of(f, z, distribution)
@@ -274,25 +274,6 @@ def _bit_slope(b: Tensor, plain: Tensor, cooled: Tensor) -> Tensor:
     one, zero = torch.sigmoid(cooled), torch.sigmoid(-cooled)  # zero = 1 - one does not cancel
     common = torch.sigmoid(plain) * torch.sigmoid(-plain) / 2
     return torch.lerp(one * (1 + zero) / 2 - common, zero * (1 + one) / 2 - common, b)
-
-
-class _BitStep(torch.autograd.Function):
-    """The sample, with its slope for the logits."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(b, logits, slope):
-        return b.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[2])
-
-    @staticmethod
-    def backward(ctx, g):
-        (slope,) = ctx.saved_tensors
-        return None, g * slope, None
 
 
 class _ClassStep(torch.autograd.Function):
