@@ -7,11 +7,8 @@ estimators beside it in one table and one picture.
 All three take the integrand `f(z)` or, where it depends on the parameters itself, as every ELBO
 does, `f(z, **parameters)`: name those parameters in the signature of `f`, and they are passed.
 
-The parameters may be the weights of a network, which then is read as a function of them:
-
-    weights = dict(encoder.named_parameters())
-    make = lambda **w: Bernoulli(logits=torch.func.functional_call(encoder, w, (x,)))
-    compare({"mine": mine, "score": ScoreFunction()}, f, make, weights, per_replicate=True)
+The parameters may be the weights of a network, by `torch.func.functional_call`, with
+`per_replicate=True`; `compare` shows how.
 """
 
 import html
@@ -1148,19 +1145,24 @@ class Comparison:
             caption += " Bias is that of the entry with most of it, variance that of all entries."
         return f"{caption} No bias: {self.note}" if self.note else caption
 
-    def plot(self):
+    def plot(self, price: str = "time"):
         """Draw bias, with an interval of two standard errors, against variance × time.
 
         Biased estimators have hollow markers, one without variance stands at the left. Where some
         biases are more than ten times what the unbiased estimators leave open, the axis is linear
         in a gray band that holds these, and logarithmic beyond.
 
+        Args:
+            price: `"time"`, or `"evaluations"` of `f`, which are the same on every machine.
+
         Returns:
             The matplotlib figure, one panel for each parameter, or one for more than four.
 
         Raises:
-            ValueError: if the truth is not known.
+            ValueError: if the truth is not known, or `price` is neither of the two.
         """
+        if price not in ("time", "evaluations"):
+            raise ValueError(f"price must be 'time' or 'evaluations', got {price!r}")
         if self.truth is None:
             raise ValueError(f"nothing to plot a bias against: {self.note}")
         import matplotlib.pyplot as plt
@@ -1180,23 +1182,24 @@ class Comparison:
         for panel in panels.flat[len(parameters) :]:
             panel.remove()
         for panel, parameter in zip(panels.flat, parameters, strict=False):
-            _draw(panel, [row for row in shown if row.parameter == parameter])
+            _draw(panel, [row for row in shown if row.parameter == parameter], price)
             panel.set_title(f"gradient with respect to {parameter}")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
         return figure
 
 
-def _draw(panel, rows: list[Row]) -> None:
-    """Bias against variance × time: a marker and a color for each estimator."""
-    prices = [row.variance * row.seconds for row in rows]
+def _draw(panel, rows: list[Row], price: str) -> None:
+    """Bias against variance × price: a marker and a color for each estimator."""
+    timed = price == "time"
+    prices = [row.variance * (row.seconds if timed else row.evaluations) for row in rows]
     least = min((price for price in prices if price > 0), default=1e-9)
     places = [max(price, least / 10) for price in prices]
     whole = [math.floor(math.log10(min(places) / 1.5)), math.ceil(math.log10(max(places) * 1.5))]
     panel.set(
         xscale="log",
         xlim=[10.0**exponent for exponent in whole],  # so that two decades at least have a label
-        xlabel="variance × time of one estimate (s)",
+        xlabel=f"variance × {'time of one estimate (s)' if timed else 'evaluations of f'}",
         ylabel="bias, ± 2 s.e.",
     )
     panel.xaxis.minorticks_off()
@@ -1268,6 +1271,24 @@ def compare(
     ... )
     >>> [row.biased for row in table.rows]
     [False, False]
+
+    On the weights of an encoder:
+
+    >>> from torch.distributions import Bernoulli
+    >>> encoder, x = torch.nn.Linear(2, 1), torch.ones(3, 2)
+    >>> weights = dict(encoder.named_parameters())
+    >>> table = compare(
+    ...     {"score function": ScoreFunction()},
+    ...     lambda b: (b - 0.45).square().squeeze(-1),
+    ...     lambda **w: Independent(
+    ...         Bernoulli(logits=torch.func.functional_call(encoder, w, (x,))), 1
+    ...     ),
+    ...     weights,
+    ...     replicates=100,
+    ...     per_replicate=True,
+    ... )
+    >>> table.totals[0].parameter, table.totals[0].biased
+    ('3 entries', False)
     """
     if not isinstance(estimators, Mapping) or not estimators:
         raise TypeError(f"estimators must be a dict by name, got {type(estimators).__name__}")

@@ -774,7 +774,7 @@ def test_no_truth_for_weights_rather_than_a_wrong_one(make, f, says):
 
 
 def test_compare_on_the_weights_of_an_encoder():
-    """The three lines of the module's docstring; a straight-through estimate is found out."""
+    """As in the docstring; a straight-through estimate is found out."""
     encoder, x = encoder_for(2, torch.float32, nn.ReLU), torch.randn(5, 3)
 
     def straight_through(f, q, num_samples):
