@@ -471,6 +471,15 @@ def test_compare_finds_the_step_bias():
     )
 
 
+def test_the_picture_takes_time_or_evaluations_for_the_price():
+    table = compare({"two": Pathwise()}, square, Normal, NORMAL, num_samples=2, replicates=50)
+    for price, factor in (("time", table.rows[0].seconds), ("evaluations", 2)):
+        (mark,) = (c[0] for c in table.plot(price).axes[0].containers)
+        assert mark.get_xdata()[0] == pytest.approx(table.rows[0].variance * factor)
+    with pytest.raises(ValueError, match="'time' or 'evaluations', got 'money'"):
+        table.plot(price="money")
+
+
 def test_compare_finds_the_silent_zero():
     def silent(f, q, num_samples):
         return f(torch.normal(q.loc, q.scale).unsqueeze(0)).mean(0)
