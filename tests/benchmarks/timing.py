@@ -1,6 +1,7 @@
 """Times of the same work done in several ways, and the file that keeps what was measured."""
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -90,7 +91,11 @@ def _machine() -> dict:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    return {"processor": names[0] if names else platform.processor(), "cores": len(names)}
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(names),
+        "load": os.getloadavg()[0],  # of other programs, too: above the cores, measure again
+    }
 
 
 def _versions() -> dict:
