@@ -103,7 +103,8 @@ def mutants(source: str) -> list[tuple[int, str]]:
                                 parent, name, [replacement if v is target else v for v in value]
                             )
             found.append((node.lineno, ast.unparse(ast.fix_missing_locations(fresh))))
-    return found
+    original = ast.unparse(tree)  # arguments that are the same may change places
+    return [mutant for mutant in found if mutant[1] != original]
 
 
 def source_of(module: str) -> Path:
