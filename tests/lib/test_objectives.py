@@ -408,7 +408,7 @@ def test_discrete_posteriors_by_summing_over_all_tuples(
     close(grads(estimate, at), [by_alpha / scale, by_theta], atol=1e-7 if scale > 1 else 1e-12)
 
 
-@pytest.mark.parametrize("num_samples", [1, 2])
+@pytest.mark.parametrize("num_samples", [1, 2, 3])
 def test_pairs_by_integrating_their_noise(monkeypatch, num_samples):
     """Each uniform number matters only by which of three intervals it falls in."""
     q, log_joint, at = binary()
@@ -631,6 +631,27 @@ def test_dtypes_devices_and_batches(gradient, dtype, device):
     assert m.grad.dtype == dtype and (m.grad != 0).all()
     with torch.no_grad():
         assert not elbo(lambda z: -(z**2).sum(-1), q).requires_grad
+
+
+@pytest.mark.parametrize("gradient", ["stl", "dreg", "score", "nvil", "vimco", "disarm"])
+def test_a_batch_in_two_dimensions_is_a_long_one(gradient):
+    m = torch.randn(2, 3, dtype=F64)
+    got = []
+    for shape in ((2, 3), (6,)):
+        at = m.reshape(shape).clone().requires_grad_()
+        q = Bernoulli(logits=at) if gradient == "disarm" else Normal(at, 0.7)
+        x = torch.arange(6, dtype=F64).reshape(*shape, 1)
+        baseline = nvil(2.0).at(x) if gradient == "nvil" else None
+        torch.manual_seed(0)
+        bound = importance_weighted_bound(
+            lambda z, at=at: -((z - at.detach() ** 2) ** 2),
+            q,
+            4,
+            gradient=gradient,
+            baseline=baseline,
+        )
+        got.append([part.flatten() for part in (bound, *grads(bound.sum(), [at]))])
+    close(*got, atol=1e-12)
 
 
 @pytest.mark.parametrize("gradient", ["stl", "dreg", "score", "vimco"])
