@@ -321,6 +321,21 @@ def test_per_sample(name):
     torch.testing.assert_close(got, expected)
 
 
+def test_a_baseline_broadcasts_and_is_a_constant():
+    """Dimensions of size 1 are welcome, and a graph that the baseline has is not followed."""
+    w = T([[1.5]])
+    slopes = []
+    for baseline in (Constant(1.5), Constant(w), lambda values: w.expand(4, 1)):
+        logits = T([0.3, -0.4, 1.0])
+        torch.manual_seed(6)
+        estimate = ScoreFunction(baseline)(lambda b: 3 * b, Bernoulli(logits=logits), 4)
+        slope, to_w = torch.autograd.grad(estimate.sum(), (logits, w), allow_unused=True)
+        slopes.append(slope)
+        assert to_w is None
+    assert torch.equal(slopes[0], slopes[1])
+    assert torch.equal(slopes[0], slopes[2])
+
+
 # --- moving average ------------------------------------------------------------------------------
 
 
