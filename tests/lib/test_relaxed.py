@@ -90,6 +90,17 @@ def test_a_hard_sample_has_the_gradient_of_the_soft_one(sampler):
         assert torch.equal(samples[1] > 0.5, samples[0] > 0.5)
 
 
+@pytest.mark.parametrize("sampler", [gumbel_softmax, relaxed_bernoulli])
+def test_defaults(sampler):
+    """Temperature 1, soft."""
+    samples = []
+    for arguments in ((), (1.0, False)):
+        torch.manual_seed(1)
+        samples.append(sampler(torch.zeros(4, 3), *arguments))
+    assert torch.equal(*samples)
+    assert ((samples[0] > 0) & (samples[0] < 1)).all()
+
+
 # --- every dtype, and the tails -------------------------------------------------------------------
 
 

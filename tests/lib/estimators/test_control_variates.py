@@ -665,7 +665,11 @@ def test_straight_through_one_hots_are_discrete_to_relax():
 
 def test_state_is_saved():
     estimator = RELAX(Surrogate(2), 0.3, 0.7)
-    assert set(RELAX(Surrogate(2)).state_dict()) == set(estimator.state_dict())
+    default = RELAX(Surrogate(2))
+    assert set(default.state_dict()) == set(estimator.state_dict())
+    for fresh in (default, REBAR()):
+        assert fresh.temperature.item() == pytest.approx(0.5)
+        assert fresh.eta.item() == 1
     assert {"eta", "log_temperature"} <= set(estimator.state_dict())
     assert estimator.temperature.item() == pytest.approx(0.3)
     assert estimator.eta.item() == pytest.approx(0.7)
@@ -724,6 +728,13 @@ class WrongShape(nn.Module):
         ),
         (lambda x: REBAR()(3, make_bits(x)), TypeError, "f must be a function"),
         (lambda x: RELAX(Surrogate(2))(3, make_bits(x)), TypeError, "f must be a function"),
+        (lambda x: RELAX(Surrogate(2))(3, Normal(x, 1.0)), TypeError, "f must be a function"),
+        (
+            lambda x: RELAX(Surrogate(2))(torch.square, Normal(x, 1.0), 0),
+            ValueError,
+            "num_samples must be at least 1",
+        ),
+        (lambda x: RELAX(Surrogate(2))(torch.square, 3), TypeError, "distribution must be a"),
         (lambda x: REBAR(0), ValueError, "positive and finite, got 0"),
         (lambda x: REBAR(torch.tensor(1.0)), TypeError, "got a tensor"),
         (lambda x: REBAR(0.5, None), TypeError, "use RELAX for a surrogate alone"),
