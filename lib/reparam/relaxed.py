@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reparam._checks import any_true, check_alike, check_float, check_temperature
+from reparam._functions import Function
 from reparam.noise import gumbel_noise, logistic_noise
 
 __all__ = [
@@ -223,13 +224,11 @@ def _one_hot_softened(z: Tensor, temperature: float | Tensor) -> Tensor:
 
 
 def _binary_softened(z: Tensor, temperature: float | Tensor) -> Tensor:
-    return _Sigmoid.apply(_divided(z, temperature))
+    return _Sigmoid.call(_divided(z, temperature))
 
 
-class _Sigmoid(torch.autograd.Function):
+class _Sigmoid(Function):
     """A sigmoid whose slope does not cancel: torch computes `y (1 - y)`, 0 where `y` is 1."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x):

@@ -13,6 +13,7 @@ from reparam.estimators._contract import (
     attach,
     check_call,
     check_differentiable,
+    draw,
     innermost,
     name_of,
     parameters_of,
@@ -54,7 +55,7 @@ class _ControlVariate(nn.Module):
         name = type(self).__name__
         logits, kind = relaxable(name, distribution)
         if not (torch.is_grad_enabled() and logits.requires_grad):
-            return values_of(f, distribution.sample((num_samples,)), distribution).mean(0)
+            return values_of(f, draw(distribution, num_samples), distribution).mean(0)
         leaf, trained = _copies(logits, num_samples), self._trained()
         z = kind.noisy(leaf)
         b = kind.harden(z.detach())
@@ -203,7 +204,7 @@ class RELAX(_ControlVariate):
         parameters = parameters_of(distribution)
         wanted = {name: p for name, p in parameters.items() if p.requires_grad}
         if not (torch.is_grad_enabled() and wanted):
-            return values_of(f, distribution.sample((num_samples,)), distribution).mean(0)
+            return values_of(f, draw(distribution, num_samples), distribution).mean(0)
         leaves = {
             name: _copies(p, num_samples) if name in wanted else p.expand(num_samples, *p.shape)
             for name, p in parameters.items()

@@ -22,6 +22,7 @@ from reparam.estimators._contract import (
     Integrand,
     attach,
     check_call,
+    draw,
     innermost,
     name_of,
     parameters_of,
@@ -92,7 +93,7 @@ class MeasureValued:
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         decompose = _decomposition(distribution)
-        z = distribution.sample((num_samples,))
+        z = draw(distribution, num_samples)
         values = values_of(f, z, distribution)
         if not torch.is_grad_enabled():
             return values.mean(0)

@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from reparam._checks import check_count, check_flag, check_temperature
+from reparam._functions import Function
 from reparam.estimators._contract import (
     Integrand,
     check_call,
     check_differentiable,
+    draw,
     first_order,
     values_of,
 )
@@ -146,7 +148,7 @@ class StraightThrough:
         if self.through == "argmax":
             hard = kind.harden(logits.detach())[None]
         else:
-            hard = distribution.sample((num_samples,))
+            hard = draw(distribution, num_samples)
         z = hard + _zero_with_slope(soft)
         values = values_of(f, z, distribution)
         check_differentiable("StraightThrough", values, z, instead=_INSTEAD)
@@ -202,7 +204,7 @@ class GumbelRao:
         check_call(f, distribution, num_samples)
         logits, kind = relaxable("GumbelRao", distribution)
         logits = _wide(first_order("GumbelRao", logits))
-        b = distribution.sample((num_samples,))
+        b = draw(distribution, num_samples)
         z = kind.given(b, logits.detach(), (self.conditional_samples,))
         # z = logits + G: its value as drawn, its derivative 1, because the noise is held fixed.
         z = z + _zero_with_slope(logits)
@@ -258,12 +260,12 @@ class ReinMax:
         check_call(f, distribution, num_samples)
         logits, kind = relaxable("ReinMax", distribution)
         logits = first_order("ReinMax", logits)
-        b = distribution.sample((num_samples,))
+        b = draw(distribution, num_samples)
         plain, cooled = logits.detach(), logits.detach() / self.temperature
         if kind is Bits:
             z = b + _bit_slope(b, plain, cooled) * _zero_with_slope(logits)
         else:
-            z = _ClassStep.apply(b, logits.expand_as(b), plain.softmax(-1), cooled.softmax(-1))
+            z = _ClassStep.call(b, logits.expand_as(b), plain.softmax(-1), cooled.softmax(-1))
         values = values_of(f, z, distribution)
         check_differentiable("ReinMax", values, z, instead=_INSTEAD)
         return values.mean(0)
@@ -276,10 +278,8 @@ def _bit_slope(b: Tensor, plain: Tensor, cooled: Tensor) -> Tensor:
     return torch.lerp(one * (1 + zero) / 2 - common, zero * (1 + one) / 2 - common, b)
 
 
-class _ClassStep(torch.autograd.Function):
+class _ClassStep(Function):
     """The sample, with the gradient of ReinMax for the logits; `p` is π and `cooled` π_τ."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(b, logits, p, cooled):

@@ -13,6 +13,8 @@ from reparam.estimators._contract import (
     also_train,
     attach,
     check_call,
+    draw,
+    log_ratio,
     name_of,
     parameters_of,
     rebuilt,
@@ -90,28 +92,23 @@ class ScoreFunction:
                 "ScoreFunction can be biased where the support moves with the parameters, as "
                 f"that of {name_of(distribution)} does: use Pathwise"
             )
-        z = distribution.sample((num_samples,))
+        z = draw(distribution, num_samples)
         values = values_of(f, z, distribution)
-        log_prob = distribution.log_prob(z)
+        ratio = log_ratio(distribution, z)
         if self.baseline is None:
-            return (values * _one(log_prob)).mean(0)
-        if not log_prob.requires_grad:  # nothing that a baseline could change
+            return (values * ratio.exp()).mean(0)
+        if not ratio.requires_grad:  # nothing that a baseline could change
             return values.mean(0)
         b = self.baseline(values.detach())
         _check_fits(b, values)
         if isinstance(self.baseline, _At):
-            return self.baseline.estimate(values, b, log_prob)
-        return _estimate(values, b, log_prob)
+            return self.baseline.estimate(values, b, ratio)
+        return _estimate(values, b, ratio)
 
 
-def _one(log_prob: Tensor) -> Tensor:
-    """1, whose derivatives are those of the density relative to itself."""
-    return torch.exp(log_prob - log_prob.detach())
-
-
-def _estimate(values: Tensor, b: Tensor, log_prob: Tensor) -> Tensor:
+def _estimate(values: Tensor, b: Tensor, ratio: Tensor) -> Tensor:
     """The mean of `values`, whose gradient has the baseline `b`."""
-    nothing = torch.expm1(log_prob - log_prob.detach())  # 0, with the derivatives of `_one`
+    nothing = ratio.expm1()  # 0, with the derivatives of the density relative to itself
     return (values + (values - b.detach().to(values)) * nothing).mean(0)
 
 
@@ -298,9 +295,9 @@ class Learned(nn.Module):
             )
         return b.reshape(batch)
 
-    def estimate(self, values: Tensor, b: Tensor, log_prob: Tensor) -> Tensor:
+    def estimate(self, values: Tensor, b: Tensor, ratio: Tensor) -> Tensor:
         """The mean of `values` with the gradient that the baseline `b` gives it."""
-        return _estimate(values, b, log_prob)
+        return _estimate(values, b, ratio)
 
     def follow(self, signal: Tensor) -> None:
         """See what the baseline left of the values, `f - b`, after it was used."""
@@ -316,10 +313,10 @@ class _At:
     def __call__(self, values: Tensor) -> Tensor:
         return self.learned.predict(self.x)
 
-    def estimate(self, values: Tensor, b: Tensor, log_prob: Tensor) -> Tensor:
+    def estimate(self, values: Tensor, b: Tensor, ratio: Tensor) -> Tensor:
         """As `Learned.estimate`; in train mode `backward()` also trains the network."""
         learned, signal = self.learned, values.detach() - b
-        estimate = learned.estimate(values, b.detach(), log_prob)
+        estimate = learned.estimate(values, b.detach(), ratio)
         if not learned.training:
             return estimate
         learned.follow(signal.detach())
@@ -374,9 +371,9 @@ class NVIL(Learned):
         b = super().predict(x)
         return b + self.mean.average().to(b)
 
-    def estimate(self, values: Tensor, b: Tensor, log_prob: Tensor) -> Tensor:
-        signal = ((values.detach() - b) / self.scale().to(values)).to(log_prob)
-        source = log_prob.movedim(0, -1)
+    def estimate(self, values: Tensor, b: Tensor, ratio: Tensor) -> Tensor:
+        signal = ((values.detach() - b) / self.scale().to(values)).to(ratio)
+        source = ratio.movedim(0, -1)
         return attach("NVIL", values.mean(0), source, signal.movedim(0, -1) / len(values))
 
     def follow(self, signal: Tensor) -> None:

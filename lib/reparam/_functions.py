@@ -1,0 +1,45 @@
+"""What torch does slowly by its plainest call: functions with a backward, and bits from noise."""
+
+import torch
+from torch import Tensor
+
+
+def is_plain() -> bool:
+    """Whether operations run as they come: no torch.compile, no transform of torch.func."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
+class Function(torch.autograd.Function):
+    """Base of functions with `forward(*inputs)`, `setup_context` and `backward`; use `call`.
+
+    torch.func needs that form, and at every `apply` of it torch inspects the signature of
+    `forward`, which takes longer than the rest of the call. So `call` goes, where it may, by a
+    twin whose `forward(ctx, *inputs)` does both.
+    """
+
+    generate_vmap_rule = True
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+
+        def forward(ctx, *inputs):
+            output = cls.forward(*inputs)
+            cls.setup_context(ctx, inputs, output)
+            return output
+
+        ways = {"forward": staticmethod(forward), "backward": staticmethod(cls.backward)}
+        cls._twin = type(torch.autograd.Function)(cls.__name__, (torch.autograd.Function,), ways)
+
+    @classmethod
+    def call(cls, *inputs):
+        return (cls._twin if is_plain() else cls).apply(*inputs)
+
+
+def below(noise: Tensor, bound: Tensor) -> Tensor:
+    """1 where `noise < bound`, else 0, in the dtype of the noise.
+
+    In place, on a copy: a comparison that makes booleans takes six times as long to become numbers.
+    """
+    if is_plain():
+        return noise.clone().lt_(bound)
+    return (noise < bound).to(noise.dtype)
