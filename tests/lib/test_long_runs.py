@@ -11,7 +11,14 @@ import scipy.stats
 import torch
 
 from reparam import long_runs
-from reparam.long_runs import blocked_encoder, estimators_in_a_vae, load, vae_seeds, write
+from reparam.long_runs import (
+    blocked_encoder,
+    estimators_in_a_vae,
+    estimators_on_digits,
+    load,
+    vae_seeds,
+    write,
+)
 
 FOLDER = Path(long_runs.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -237,3 +244,60 @@ def test_a_short_measurement_of_the_gradients_agrees():
             assert 0.5 < ratio < 2, (name, layer)
             ratio = kinds["signal_to_noise"] / stored[name][layer]["signal_to_noise"]["mean"]
             assert 0.5 < ratio < 2, (name, layer)
+
+
+# Chapter 7: every estimator on the digits
+
+
+def test_the_race_is_complete_and_its_summaries_are_those_of_its_runs():
+    data = load("estimators_on_digits")
+    seeds = len(estimators_on_digits.SEEDS)
+    assert data["cpu_seconds"] == estimators_on_digits.CPU_SECONDS and seeds >= 4
+    assert data["estimators"].keys() == estimators_on_digits.ESTIMATORS.keys()
+    for name, one in data["estimators"].items():
+        assert torch.tensor(one["curves"]).shape == (seeds, len(data["cpu_seconds"]))
+        assert len(one["steps"]) == len(one["early_elbo"]) == seeds and min(one["steps"]) > 500
+        assert one["test_elbo_mean"] == pytest.approx(statistics.mean(one["test_elbo"]))
+        error = statistics.stdev(one["test_elbo"]) / seeds**0.5
+        assert one["test_elbo_standard_error"] == pytest.approx(error)
+        grid = dict(
+            zip(one["learning_rates"], one["validation_elbo_by_learning_rate"], strict=True)
+        )
+        assert one["learning_rate"] == max(grid, key=grid.get)
+        assert one["num_samples"] == estimators_on_digits.ESTIMATORS[name][1]
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "nats"),
+    [
+        ("leave-one-out", "score function", 3.0),
+        ("moving average", "score function", 2.0),
+        ("leave-one-out", "SPSA", 3.0),
+        ("Gumbel-Softmax, annealed", "Gumbel-Softmax", 1.0),
+        ("ReinMax", "straight-through", 0.8),
+        ("DisARM", "ARM", 0.0),
+        ("REBAR", "straight-through", 0.5),
+    ],
+)
+def test_what_chapter_7_says_of_the_race(better, worse, nats):
+    """With every seed of the better one above every seed of the worse one."""
+    data = load("estimators_on_digits")["estimators"]
+    assert data[better]["test_elbo_mean"] > data[worse]["test_elbo_mean"] + nats
+    assert min(data[better]["test_elbo"]) > max(data[worse]["test_elbo"])
+
+
+@pytest.mark.parametrize("name", ["leave-one-out", "measure-valued", "RELAX", "SPSA"])
+def test_the_first_steps_of_the_race_agree(name):
+    """A hundred steps with another seed; before the first one the ELBO is about -44.5."""
+    one = load("estimators_on_digits")["estimators"][name]
+    elbo = estimators_on_digits.after(
+        estimators_on_digits.EARLY_STEPS, name, 20, one["learning_rate"]
+    )
+    spread = statistics.stdev(one["early_elbo"])
+    assert abs(elbo - statistics.mean(one["early_elbo"])) < max(0.5, 6 * spread)
+
+
+def test_a_short_race_stops_in_time():
+    result = estimators_on_digits.run("ReinMax", seed=20, learning_rate=2e-3, seconds=0.4)
+    assert len(result["curve"]) == 3 and result["steps"] > 5
+    assert -30 < result["test_elbo"] < -20
