@@ -86,7 +86,7 @@ def check(question, answer):
             raise ValueError(f"question {item['id']} takes one of {wanted}; got {answer!r}")
         option = item["options"][letters.index(letter)]
         shown, verdict, why = letter, _verdict(option), option["why"]
-    print(textwrap.fill(f"{item['id']} {shown}: {verdict} {why}", width=88))
+    print(textwrap.fill(f"{item['id']} {shown}: {verdict} {why}", width=82))
     if option and "result" in option:
         print(f"With this line the program prints: {option['result']}")
 
