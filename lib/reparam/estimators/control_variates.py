@@ -205,10 +205,7 @@ class RELAX(_ControlVariate):
         wanted = {name: p for name, p in parameters.items() if p.requires_grad}
         if not (torch.is_grad_enabled() and wanted):
             return values_of(f, draw(distribution, num_samples), distribution).mean(0)
-        leaves = {
-            name: _copies(p, num_samples) if name in wanted else p.expand(num_samples, *p.shape)
-            for name, p in parameters.items()
-        }
+        leaves = {name: _copies(p, num_samples) for name, p in parameters.items()}
         copies = rebuilt(distribution, leaves)
         z = copies.rsample()
         values = values_of(f, z.detach(), distribution)
@@ -243,8 +240,7 @@ class RELAX(_ControlVariate):
 def _copies(parameter: Tensor, count: int) -> Tensor:
     """A leaf with a copy of the parameter for each sample, in float32 at least."""
     wide = torch.promote_types(parameter.dtype, torch.float32)
-    copies = parameter.detach().to(wide).expand(count, *parameter.shape)
-    return copies.clone().requires_grad_()
+    return parameter.detach().to(wide).expand(count, *parameter.shape).requires_grad_()
 
 
 def _by_sample(weight: Tensor, like: Tensor) -> Tensor:

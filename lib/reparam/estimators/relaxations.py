@@ -146,7 +146,7 @@ class StraightThrough:
         logits = first_order("StraightThrough", logits)
         soft = kind.soften(logits, 1.0) if self.through == "probabilities" else logits
         if self.through == "argmax":
-            hard = kind.harden(logits.detach())[None]
+            hard = kind.harden(logits)[None]
         else:
             hard = draw(distribution, num_samples)
         z = hard + _zero_with_slope(soft)

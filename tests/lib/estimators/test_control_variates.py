@@ -373,6 +373,14 @@ def test_lax_with_f_itself_for_a_surrogate_is_pathwise(device):
             torch.testing.assert_close(a, b)
 
 
+def test_lax_without_a_gradient():
+    estimator = RELAX(Surrogate(2))
+    q = Independent(Normal(torch.zeros(3, 2), 1.0), 1)
+    value = estimator(lambda z: z.sum(-1) * 0 + torch.arange(3.0), q, 5)
+    assert torch.equal(value, torch.arange(3.0))
+    assert not value.requires_grad
+
+
 # --- own parameters -------------------------------------------------------------------------------
 
 

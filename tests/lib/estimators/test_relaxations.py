@@ -378,6 +378,11 @@ def test_reinmax_is_the_algorithm_of_the_paper(monkeypatch, temperature, device)
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(f(paper(leaf, eye, temperature)).sum(), leaf)
     torch.testing.assert_close(got, expected)
+    patch_outcomes(monkeypatch, OneHotCategorical, eye.unflatten(0, (2, 2)))
+    _, got = gradients(
+        ReinMax(temperature), f, x.unflatten(0, (2, 2)), lambda x: OneHotCategorical(logits=x)
+    )
+    torch.testing.assert_close(got.flatten(0, 1), expected)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
