@@ -16,6 +16,16 @@ def any_true(condition: Tensor) -> bool:
         return False
 
 
+def holds_nan(tensor: Tensor) -> bool:
+    """Whether a value is NaN; False where values cannot be looked at."""
+    if torch.compiler.is_compiling():
+        return False
+    try:  # a sum is quick; infinities of both signs make it NaN as well
+        return math.isnan(tensor.detach().sum().item()) and any_true(tensor.isnan())
+    except RuntimeError:  # inside torch.func.vmap
+        return False
+
+
 def check_float(**tensors: Tensor) -> None:
     """Each one is a floating-point tensor with at least one value, and none of them NaN."""
     for name, tensor in tensors.items():
@@ -31,10 +41,9 @@ def check_float(**tensors: Tensor) -> None:
             )
         if tensor.numel() == 0:
             raise ValueError(f"{name} is empty, got shape {tuple(tensor.shape)}")
-        # A sum is quick; infinities of both signs make it NaN as well.
-        if any_true(tensor.detach().sum().isnan()) and any_true(nan := tensor.isnan()):
+        if holds_nan(tensor):
             raise ValueError(
-                f"{name} holds NaN in {int(nan.sum())} of its {tensor.numel()} values: "
+                f"{name} holds NaN in {int(tensor.isnan().sum())} of its {tensor.numel()} values: "
                 "look for the first operation upstream that makes them "
                 "(torch.autograd.set_detect_anomaly(True) names it)"
             )

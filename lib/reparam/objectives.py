@@ -347,7 +347,7 @@ def _disarm(log_joint: LogJoint, posterior: Distribution, num_samples: int) -> T
     one, other = log_w.detach().chunk(2)
     gain = _bound(one) - _bounds_with(one, other) + _bounds_with(other, one) - _bound(other)
     gain = gain[(..., *(None,) * (1 + logits.ndim - gain.ndim))]
-    gradient = (gain / 2 * _both(*pair, logits.detach())).sum(0)
+    gradient = (gain / 2 * (pair[0] - pair[1])).sum(0) * _both(logits.detach())
     score = -torch.cat([one.softmax(0), other.softmax(0)]) / 2
     return attach(name, _with_score(name, bound, log_q, score), logits, gradient)
 

@@ -420,7 +420,7 @@ def test_pairs_by_integrating_their_noise(monkeypatch, num_samples):
     index = index.reshape(-1, num_samples, 2)
     u = torch.stack([middle[index[..., d], d] for d in (0, 1)], -1).movedim(0, 1)
     weight = torch.stack([length[index[..., d], d] for d in (0, 1)], -1).prod(-1).prod(-1)
-    monkeypatch.setattr(antithetic, "open_uniform_noise", lambda *a, **k: u)
+    monkeypatch.setattr(antithetic, "uniform_noise", lambda *a, **k: u)
     estimate = importance_weighted_bound(
         log_joint, q.expand((len(index),)), num_samples, gradient="disarm"
     )

@@ -13,7 +13,7 @@ from torch.distributions import (
     constraints,
 )
 
-from reparam._checks import any_true, check_count
+from reparam._checks import check_count, holds_nan
 from reparam._functions import Function, below
 
 Integrand = Callable[[Tensor], Tensor]
@@ -75,8 +75,9 @@ def values_of(f: Integrand, z: Tensor, distribution: Distribution, called: str =
         raise ValueError(
             f"{called} must return values on {z.device}, where z is, got {values.device}"
         )
-    if any_true(values.detach().sum().isnan()) and any_true(nan := values.isnan()):  # sum is quick
-        raise ValueError(f"{called} returned NaN for {int(nan.sum())} of {nan.numel()} samples")
+    if holds_nan(values):
+        count = int(values.isnan().sum())
+        raise ValueError(f"{called} returned NaN for {count} of {values.numel()} samples")
     return values
 
 
@@ -147,7 +148,7 @@ def draw(distribution: Distribution, num_samples: int) -> Tensor:
     6e-8. `torch.bernoulli` does just that, number by number.
     """
     bits = _bits_by_torch(distribution, "sample")
-    if bits is None or any_true(bits.probs.detach().sum().isnan()):
+    if bits is None or holds_nan(bits.probs):
         return distribution.sample((num_samples,))
     probs = bits.probs.detach()
     wide = torch.promote_types(probs.dtype, torch.float32)

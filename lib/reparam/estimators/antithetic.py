@@ -1,5 +1,6 @@
 """Estimators for discrete variables that evaluate `f` at samples coupled through one noise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
 
+from reparam._functions import below
 from reparam.estimators._contract import (
     Integrand,
     attach,
@@ -15,7 +17,7 @@ from reparam.estimators._contract import (
     name_of,
     values_of,
 )
-from reparam.noise import exponential_noise, open_uniform_noise
+from reparam.noise import exponential_noise
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class ARM:
     Bias: none.
     Cost: 2 evaluations of `f` for each of `num_samples`; with C classes `C (C - 1) / 2 + 1`. The
     value is the mean over all of them. `DisARM` is never worse for Bernoulli variables.
+    Precision: bits in float32 are as probable as they should be to 6e-8, as `torch.bernoulli`'s.
     Higher derivatives: refused.
 
     Args and returns: as for every estimator (see `Pathwise`).
@@ -86,6 +89,7 @@ class DisARM:
     Cost: 2 evaluations of `f` for each of `num_samples`, which counts pairs; the value is the mean
     over both. For Bernoulli variables the variance is never above that of `ARM`. For classes it
     depends on their order.
+    Precision: bits in float32 are as probable as they should be to 6e-8, as `torch.bernoulli`'s.
     Higher derivatives: refused.
 
     Args and returns: as for every estimator (see `Pathwise`).
@@ -113,8 +117,8 @@ class DisARM:
             return _coupled_sticks(f, distribution, logits, num_samples)
         _, b, antithetic = _antithetic_bits(logits, num_samples)
         values = values_of(f, torch.cat([b, antithetic]), distribution)
-        gradient = _difference(values, logits) * _both(b, antithetic, logits.detach())
-        return attach("DisARM", values.mean(0), logits, gradient.mean(0))
+        gradient = (_difference(values, logits) * (b - antithetic)).mean(0)
+        return attach("DisARM", values.mean(0), logits, gradient * _both(logits.detach()))
 
 
 def _discrete(name: str, distribution: Distribution) -> tuple[Tensor, type]:
@@ -134,8 +138,15 @@ def _antithetic_bits(logits: Tensor, num_samples: int) -> tuple[Tensor, Tensor, 
     """Uniform noise, and the two samples of every bit that come out of it."""
     logits = logits.detach()
     shape = (num_samples, *logits.shape)
-    u = open_uniform_noise(shape, dtype=logits.dtype, device=logits.device)
-    return u, (u > (-logits).sigmoid()).to(u.dtype), (u < logits.sigmoid()).to(u.dtype)
+    u = uniform_noise(shape, dtype=logits.dtype, device=logits.device)
+    b, antithetic = 1 - below(u, (-logits).sigmoid()), below(u, logits.sigmoid())
+    return tuple(x.to(logits.dtype) for x in (u, b, antithetic))
+
+
+def uniform_noise(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uniform on [0, 1), in float32 at least, where it lies on a grid of 2**-24."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return torch.rand(shape, dtype=wide, device=device)
 
 
 def _difference(values: Tensor, logits: Tensor) -> Tensor:
@@ -144,9 +155,9 @@ def _difference(values: Tensor, logits: Tensor) -> Tensor:
     return (first - second)[(..., *(None,) * (1 + logits.ndim - first.ndim))]
 
 
-def _both(b: Tensor, antithetic: Tensor, logits: Tensor) -> Tensor:
-    """The factor of `f(b) - f(b~)` for a bit that both samples depend on."""
-    return (b - antithetic) * logits.abs().sigmoid() / 2
+def _both(logits: Tensor) -> Tensor:
+    """The factor of `(f(b) - f(b~)) (b - b~)` for a bit that both samples depend on."""
+    return logits.abs().sigmoid() / 2
 
 
 # --- classes -------------------------------------------------------------------------------------
@@ -206,7 +217,7 @@ def _coupled_sticks(
     b, antithetic = bits
     fixed = sticks.detach()
     alone = torch.where(reached, b - fixed.sigmoid(), fixed.sigmoid() - antithetic) / 2
-    weight = torch.where(reached & other_reached, _both(b, antithetic, fixed), alone)
+    weight = torch.where(reached & other_reached, (b - antithetic) * _both(fixed), alone)
     weight = weight * (reached | other_reached)
     gradient = _difference(values, sticks) * weight
     return attach("DisARM", values.mean(0), sticks, gradient.mean(0))

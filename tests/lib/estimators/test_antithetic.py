@@ -82,9 +82,7 @@ def bits(logits):
 def test_exact_for_bits(monkeypatch, estimator, logits):
     logits, f = T(logits), table(*[2] * len(logits))
     u, weights = bit_nodes(logits)
-    value, gradient, _ = over_noise(
-        monkeypatch, estimator, f, logits, bits, "open_uniform_noise", u
-    )
+    value, gradient, _ = over_noise(monkeypatch, estimator, f, logits, bits, "uniform_noise", u)
     truth, slope = exact(f, logits, bits)
     torch.testing.assert_close((weights * value).sum(), truth, rtol=0, atol=1e-12)
     torch.testing.assert_close(moments(gradient, weights)[0], slope, rtol=0, atol=1e-12)
@@ -107,7 +105,7 @@ def test_variances_for_one_bit(monkeypatch, logit):
             lambda b: c * b.sum(-1) + 5,
             logits,
             bits,
-            "open_uniform_noise",
+            "uniform_noise",
             u,
         )
         assert moments(gradient, weights)[1].item() == pytest.approx(variance, abs=1e-14)
@@ -123,7 +121,7 @@ def test_disarm_is_the_mean_of_arm_given_its_samples(monkeypatch):
             of = {}
             for estimator in (ARM(), DisARM()):
                 _, of[estimator], z = over_noise(
-                    monkeypatch, estimator, f, logits, bits, "open_uniform_noise", u
+                    monkeypatch, estimator, f, logits, bits, "uniform_noise", u
                 )
             pairs = torch.cat(z.chunk(2), -1).flatten(0, -2)  # b and b~ of each point
             for pair in pairs.unique(dim=0):
@@ -279,7 +277,7 @@ def test_disarm_is_exact_for_classes(monkeypatch, kind, shape):
     f = of_kind(kind, variables, [shape[-1]] * (shape[0] if variables else 1))
     make = classes(kind, variables)
     u, weights = bit_nodes(sticks(logits))
-    value, gradient, _ = over_noise(monkeypatch, DisARM(), f, logits, make, "open_uniform_noise", u)
+    value, gradient, _ = over_noise(monkeypatch, DisARM(), f, logits, make, "uniform_noise", u)
     truth, slope = exact(f, logits, make)
     torch.testing.assert_close((weights * value).sum(), truth, rtol=0, atol=1e-12)
     torch.testing.assert_close(moments(gradient, weights)[0], slope, rtol=0, atol=1e-12)
@@ -305,7 +303,7 @@ def test_disarm_for_classes_per_sample(monkeypatch):
         of_kind(Categorical, 0, [4]),
         logits,
         classes(Categorical, 0),
-        "open_uniform_noise",
+        "uniform_noise",
         u,
     )
     b, other = (u > (-copies).sigmoid()).double(), (u < copies.sigmoid()).double()
@@ -345,10 +343,10 @@ def test_two_classes_are_one_bit(monkeypatch, estimator):
         f,
         (logits[:1] - logits[1:]).detach(),
         bits,
-        "open_uniform_noise",
+        "uniform_noise",
         u,
     )
-    name = "exponential_noise" if estimator == ARM() else "open_uniform_noise"
+    name = "exponential_noise" if estimator == ARM() else "uniform_noise"
     noise = torch.cat([1 - u, u], -1) if estimator == ARM() else u
     _, both, h = over_noise(
         monkeypatch,
@@ -440,9 +438,7 @@ def total(q):
 def test_samples_are_averaged(monkeypatch, estimator, make):
     """Seven samples are the mean of seven estimates, in value and in both gradients."""
     logits = T([[0.3, -0.5, 0.1], [1.0, 0.0, -2.0]])
-    draws = {
-        name: getattr(antithetic, name) for name in ("open_uniform_noise", "exponential_noise")
-    }
+    draws = {name: getattr(antithetic, name) for name in ("uniform_noise", "exponential_noise")}
     used = []
 
     def keep(name):
@@ -476,7 +472,7 @@ def test_gradient_reaches_probabilities(monkeypatch, estimator):
     theta = T([0.3, 0.8])
     f = table(2, 2)
     u, weights = bit_nodes(theta.logit())
-    monkeypatch.setattr(antithetic, "open_uniform_noise", lambda shape, **_: u.reshape(shape))
+    monkeypatch.setattr(antithetic, "uniform_noise", lambda shape, **_: u.reshape(shape))
     q = Independent(Bernoulli(theta.expand(len(u), 2)), 1)
     (got,) = torch.autograd.grad((weights * estimator(f, q)).sum(), theta)
     (truth,) = torch.autograd.grad(Enumeration()(f, Independent(Bernoulli(theta), 1)), theta)
