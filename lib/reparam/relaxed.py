@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reparam._checks import any_true, check_alike, check_float, check_temperature
-from reparam._functions import Function
+from reparam._functions import Function, above_zero
 from reparam.noise import gumbel_noise, logistic_noise
 
 __all__ = [
@@ -89,8 +89,7 @@ def relaxed_bernoulli(
     check_float(logits=logits)
     temperature = _fitting(temperature, logits)
     z = _with_noise(logistic_noise, logits)
-    soft = _binary_softened(z, temperature).to(logits.dtype)
-    return (z > 0).to(soft) + (soft - soft.detach()) if hard else soft
+    return _Sigmoid.call(_divided(z, temperature), hard).to(logits.dtype)
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -224,24 +223,28 @@ def _one_hot_softened(z: Tensor, temperature: float | Tensor) -> Tensor:
 
 
 def _binary_softened(z: Tensor, temperature: float | Tensor) -> Tensor:
-    return _Sigmoid.call(_divided(z, temperature))
+    return _Sigmoid.call(_divided(z, temperature), False)
 
 
 class _Sigmoid(Function):
-    """A sigmoid whose slope does not cancel: torch computes `y (1 - y)`, 0 where `y` is 1."""
+    """A sigmoid, or with its slope a step, whose slope does not cancel.
+
+    torch computes `y (1 - y)`, which is 0 where `y` rounds to 1; the smaller of both never does.
+    """
 
     @staticmethod
-    def forward(x):
-        return torch.sigmoid(x)
+    def forward(x, hard):
+        return above_zero(x) if hard else x.sigmoid()
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_backward(inputs[0])
 
     @staticmethod
     def backward(ctx, slope):
-        x, y = ctx.saved_tensors
-        return slope * (y * (-x).sigmoid_())
+        (x,) = ctx.saved_tensors
+        smaller = x.abs().neg_().sigmoid_()
+        return torch.ops.aten.sigmoid_backward(slope, smaller), None
 
 
 def _one_hot_of(z: Tensor) -> Tensor:

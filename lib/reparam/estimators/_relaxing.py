@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from reparam._functions import above_zero
 from reparam.estimators._contract import discrete_logits
 from reparam.relaxed import (
     _binary_softened,
@@ -29,14 +30,11 @@ class Bits:
     sample = staticmethod(relaxed_bernoulli)
     soften = staticmethod(_binary_softened)
     given = staticmethod(_logistic_given)
+    harden = staticmethod(above_zero)
 
     @staticmethod
     def noisy(logits: Tensor) -> Tensor:
         return logits + logistic_noise(logits.shape, dtype=logits.dtype, device=logits.device)
-
-    @staticmethod
-    def harden(z: Tensor) -> Tensor:
-        return (z > 0).to(z.dtype)
 
     @staticmethod
     def score(b: Tensor, logits: Tensor) -> Tensor:
