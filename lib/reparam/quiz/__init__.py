@@ -220,9 +220,8 @@ def _fallback(state):
     for item in state["items"]:
         parts.append(f"<p><strong>{item['id']}</strong> {item['prompt']}</p>")
         if item["code"]:
-            parts.append(
-                f'<pre style="white-space:pre-wrap">{html.escape(item["code"], quote=False)}</pre>'
-            )
+            code = html.escape(item["code"], quote=False)
+            parts.append(f'<pre style="white-space:pre-wrap;overflow-wrap:anywhere">{code}</pre>')
         for letter, option in zip(_letters(item), item["options"], strict=True):
             label = f"{option['text']}?" if item["numeric"] else f"{letter}) {option['text']}"
             parts.append(f"<details><summary>{label}</summary><p>{option['why']}</p></details>")
