@@ -9,6 +9,7 @@ from torch.distributions import (
     Categorical,
     Distribution,
     Independent,
+    Normal,
     OneHotCategorical,
     constraints,
 )
@@ -136,8 +137,13 @@ def discrete_logits(name: str, distribution: Distribution) -> tuple[Tensor, bool
 # --- samples, and how likely they are ------------------------------------------------------------
 
 _TORCH = {
-    name: {kind: getattr(kind, name) for kind in (Independent, Bernoulli)}
+    name: {kind: getattr(kind, name) for kind in (Independent, Bernoulli, Normal)}
     for name in ("sample", "log_prob")
+}
+# Noise, and the sample that it becomes.
+_FROM_NOISE = {
+    Bernoulli: (torch.rand, lambda q, noise: below(noise, q.probs.detach())),
+    Normal: (torch.randn, lambda q, noise: q.loc.detach() + q.scale.detach() * noise),
 }
 
 
@@ -147,13 +153,36 @@ def draw(distribution: Distribution, num_samples: int) -> Tensor:
     A bit is 1 where a uniform number lies below its probability, which float32 makes right to
     6e-8. `torch.bernoulli` does just that, number by number.
     """
-    bits = _bits_by_torch(distribution, "sample")
-    if bits is None or holds_nan(bits.probs):
+    bits = _by_torch(distribution, "sample", Bernoulli)
+    if bits is None or holds_nan(bits.probs):  # torch refuses NaN
         return distribution.sample((num_samples,))
-    probs = bits.probs.detach()
-    wide = torch.promote_types(probs.dtype, torch.float32)
-    u = torch.rand((num_samples, *probs.shape), dtype=wide, device=probs.device)
-    return below(u, probs).to(probs.dtype)
+    (z,) = draw_together([bits], (num_samples,))
+    return z
+
+
+def draw_together(distributions: Sequence[Distribution], shape: Sequence[int] = ()) -> list[Tensor]:
+    """A draw from each of several distributions of one kind and shape, from the same noise."""
+    kind = type(innermost(distributions[0]))
+    bases = [_by_torch(q, "sample", kind) for q in distributions]
+    first = bases[0]
+    if kind not in _FROM_NOISE or first is None:
+        return _from_one_state(distributions, shape)
+    noise, sample = _FROM_NOISE[kind]
+    like = first.mean
+    wide = torch.promote_types(like.dtype, torch.float32)
+    drawn = noise((*shape, *first.batch_shape), dtype=wide, device=like.device)
+    return [sample(q, drawn).to(like.dtype) for q in bases]
+
+
+def _from_one_state(distributions: Sequence[Distribution], shape: Sequence[int]) -> list[Tensor]:
+    """Draws of each one from the same state of the generator, which ends behind the last."""
+    parameters = parameters_of(distributions[0]).values()
+    devices = [p.device for p in parameters if p.device.type == "cuda"][:1]
+    draws = []
+    for distribution in distributions[:-1]:
+        with torch.random.fork_rng(devices=devices):
+            draws.append(distribution.sample(shape))
+    return [*draws, distributions[-1].sample(shape)]
 
 
 def log_ratio(distribution: Distribution, z: Tensor) -> Tensor:
@@ -161,7 +190,7 @@ def log_ratio(distribution: Distribution, z: Tensor) -> Tensor:
 
     For samples that `draw` gave, so that of bits nothing is checked, nor computed but the score.
     """
-    bits = _bits_by_torch(distribution, "log_prob")
+    bits = _by_torch(distribution, "log_prob", Bernoulli)
     if bits is None:
         log_prob = distribution.log_prob(z)
         return log_prob - log_prob.detach()
@@ -186,13 +215,13 @@ class _LogRatioOfBits(Function):
         return (slope * (z - logits.sigmoid())).sum(0), None, None
 
 
-def _bits_by_torch(distribution: Distribution, method: str) -> Bernoulli | None:
-    """The Bernoulli variables inside, if it is torch that wrote this method of all layers."""
+def _by_torch(distribution: Distribution, method: str, kind: type) -> Distribution | None:
+    """What is inside of `Independent`, if of this kind and if the method is that of torch."""
     known = _TORCH[method]
     while type(distribution) is Independent and Independent.__dict__[method] is known[Independent]:
         distribution = distribution.base_dist
-    is_known = type(distribution) is Bernoulli and Bernoulli.__dict__[method] is known[Bernoulli]
-    return distribution if is_known else None
+    is_torch = type(distribution) is kind and kind.__dict__.get(method) is known.get(kind, 0)
+    return distribution if is_torch else None
 
 
 # --- distributions taken apart -------------------------------------------------------------------
@@ -348,6 +377,30 @@ class _FirstOrder(Function):
     def backward(ctx, slope):
         (source,) = ctx.saved_tensors
         return _once(slope, source, ctx.name), None
+
+
+def handed_on(name: str, hard: Tensor, soft: Tensor) -> Tensor:
+    """`hard`, whose gradient `soft` gets, and no second derivative, naming estimator `name`.
+
+    `soft` has the shape of `hard` without its first dimension.
+    """
+    return _HandedOn.call(hard, soft, name)
+
+
+class _HandedOn(Function):
+    @staticmethod
+    def forward(hard, soft, name):
+        return hard.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, soft, ctx.name = inputs
+        ctx.save_for_backward(soft)
+
+    @staticmethod
+    def backward(ctx, slope):
+        (soft,) = ctx.saved_tensors
+        return None, _once(slope.sum(0), soft, ctx.name), None
 
 
 def _once(gradient: Tensor, source: Tensor, name: str) -> Tensor:

@@ -234,12 +234,10 @@ def _values_replaced(
     base, batch = innermost(distribution), distribution.batch_shape
     variables = base.batch_shape[len(batch) :].numel()
     each = (len(z), *batch, variables, *base.event_shape)
-    this = torch.eye(variables, dtype=torch.bool, device=z.device).reshape(
-        variables, 1, *(1,) * len(batch), variables, *(1,) * len(base.event_shape)
-    )
-    points = torch.where(
-        this, torch.stack(replacements).reshape(-1, 1, *each), z.detach().reshape(each)
-    )
-    values = values_of(f, points.reshape(-1, *batch, *distribution.event_shape), distribution)
+    place = len(batch)  # of the variables, among the dimensions behind the samples
+    each_in_turn = z.detach().reshape(each).expand(len(replacements), variables, *each).clone()
+    replaced = each_in_turn.diagonal(dim1=1, dim2=3 + place)  # puts the diagonal last
+    replaced.copy_(torch.stack(replacements).reshape(-1, *each).movedim(2 + place, -1))
+    values = values_of(f, each_in_turn.reshape(-1, *batch, *distribution.event_shape), distribution)
     values = values.reshape(len(replacements), variables, len(z), *batch).movedim(1, -1)
     return values.reshape(len(replacements), len(z), *base.batch_shape)

@@ -15,6 +15,7 @@ from reparam.estimators._contract import (
     check_differentiable,
     draw,
     first_order,
+    handed_on,
     values_of,
 )
 from reparam.estimators._relaxing import Bits, relaxable
@@ -143,13 +144,12 @@ class StraightThrough:
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         logits, kind = relaxable("StraightThrough", distribution)
-        logits = first_order("StraightThrough", logits)
         soft = kind.soften(logits, 1.0) if self.through == "probabilities" else logits
         if self.through == "argmax":
             hard = kind.harden(logits)[None]
         else:
             hard = draw(distribution, num_samples)
-        z = hard + _zero_with_slope(soft)
+        z = handed_on("StraightThrough", hard, soft)
         values = values_of(f, z, distribution)
         check_differentiable("StraightThrough", values, z, instead=_INSTEAD)
         return values.mean(0)

@@ -13,6 +13,8 @@ from reparam.estimators._contract import (
     attach,
     check_call,
     constraints_of,
+    draw,
+    draw_together,
     name_of,
     parameters_of,
     rebuilt,
@@ -80,7 +82,7 @@ class SPSA:
         parameters = parameters_of(distribution)
         free = _unconstrained(distribution, parameters)
         if not free:
-            return values_of(f, distribution.sample((num_samples,)), distribution).mean(0)
+            return values_of(f, draw(distribution, num_samples), distribution).mean(0)
         signs = {name: _signs(u, num_samples) for name, (_, u) in free.items()}
 
         def moved(side: int) -> Distribution:
@@ -91,7 +93,7 @@ class SPSA:
             kept = {name: p for name, p in parameters.items() if name not in free}
             return rebuilt(distribution, {**kept, **changed})
 
-        z = _with_common_noise(moved(1), moved(-1))
+        z = torch.cat(draw_together([moved(1), moved(-1)]))
         values = values_of(f, z, distribution)
         above, below = values.detach().split(num_samples)
         slope = (above - below) / (2 * self.step)
@@ -129,15 +131,13 @@ def _bijection(constraint: Constraint) -> Transform | None:
 
 
 def _signs(like: Tensor, num_samples: int) -> Tensor:
-    """Independent signs, +1 or -1, one for each sample and each entry of `like`."""
-    bits = torch.randint(2, (num_samples, *like.shape), device=like.device)
-    return (2 * bits - 1).to(like.dtype)
+    """Independent signs, +1 or -1, one for each sample and each entry of `like`.
 
-
-def _with_common_noise(above: Distribution, below: Distribution) -> Tensor:
-    """One draw from each, stacked along dimension 0, from the same random numbers."""
-    parameters = parameters_of(above).values()
-    devices = [p.device for p in parameters if p.device.type == "cuda"][:1]
-    with torch.random.fork_rng(devices=devices):
-        z = below.sample()
-    return torch.cat([above.sample(), z])
+    They are the bits of random bytes, of which a generator makes eight times fewer.
+    """
+    shape = (num_samples, *like.shape)
+    count = math.prod(shape)
+    places = 2 ** torch.arange(8, dtype=torch.uint8, device=like.device)
+    drawn = torch.randint(256, (-(-count // 8), 1), dtype=torch.uint8, device=like.device)
+    bits = (drawn & places).clamp_(max=1).flatten()[:count].reshape(shape)
+    return bits.to(like.dtype).mul_(2).sub_(1)

@@ -208,9 +208,7 @@ def test_common_random_numbers_save_variance(monkeypatch):
         return torch.autograd.grad(SPSA(step)(torch.square, q).sum(), loc)[0].var().item()
 
     common = variance()
-    monkeypatch.setattr(
-        spsa, "_with_common_noise", lambda a, b: torch.cat([a.sample(), b.sample()])
-    )
+    monkeypatch.setattr(spsa, "draw_together", lambda both: [q.sample() for q in both])
     apart = variance()
     error = 6 * math.sqrt(2 / count)  # the relative error of a normal sample's variance, 6 times
     assert common == pytest.approx(4 * sigma**2, rel=error)
