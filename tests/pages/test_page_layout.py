@@ -34,6 +34,37 @@ def test_no_sideways_scroll(visit, name, width):
     )
 
 
+def test_panels_and_wide_tables_scroll_on_a_phone(visit):
+    """In a box of their own, which the keyboard reaches; other pictures fit."""
+    panels = tables = 0
+    for name in CHAPTERS:
+        page = visit(name, width=375)
+        for alt, width, room, scrolls, tab in page.eval_on_selector_all(
+            ".cell_output figure > a > img",
+            """all => all.map(e => {
+                const box = e.parentElement;
+                return [e.alt, e.getBoundingClientRect().width, box.clientWidth,
+                        getComputedStyle(box).overflowX, box.tabIndex];
+            })""",
+        ):
+            if "panels" in alt.lower():
+                panels += 1
+                assert width >= 560 and scrolls == "auto" and tab == 0, f"{name}: {alt}"
+            else:
+                assert width <= 375, f"{name}: {alt}"
+        for words, wide, scrolls, tab in page.eval_on_selector_all(
+            ".bd-article table",
+            """all => all.map(e => {
+                const box = e.parentElement;
+                return [e.textContent.trim().slice(0, 60), box.scrollWidth > box.clientWidth,
+                        getComputedStyle(box).overflowX, box.tabIndex];
+            })""",
+        ):
+            tables += wide
+            assert not wide or (scrolls == "auto" and tab == 0), f"{name}: the table {words}"
+    assert panels >= 2 and tables >= 2, "does _static/book.css still find them?"
+
+
 def luminance(color):
     """Relative luminance of an sRGB color, as WCAG defines it."""
     linear = [
