@@ -39,11 +39,11 @@ def test_panels_and_wide_tables_scroll_on_a_phone(visit):
     panels = tables = 0
     for name in CHAPTERS:
         page = visit(name, width=375)
-        for alt, width, room, scrolls, tab in page.eval_on_selector_all(
+        for alt, width, scrolls, tab in page.eval_on_selector_all(
             ".cell_output figure > a > img",
             """all => all.map(e => {
                 const box = e.parentElement;
-                return [e.alt, e.getBoundingClientRect().width, box.clientWidth,
+                return [e.alt, e.getBoundingClientRect().width,
                         getComputedStyle(box).overflowX, box.tabIndex];
             })""",
         ):
