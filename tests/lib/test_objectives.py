@@ -817,3 +817,18 @@ def test_bad_calls_of_the_elbo():
         elbo(lambda z: -(z**2), COINS, 2, gradient="vimco")
     with pytest.raises(ValueError, match="LeaveOneOut needs num_samples of at least 2"):
         elbo(lambda z: -(z**2), COINS, gradient="score", baseline=LeaveOneOut())
+
+
+@pytest.mark.parametrize("bound", [elbo, importance_weighted_bound])
+def test_log_joint_must_leave_its_samples_alone(bound):
+    q = Normal(torch.zeros(3, requires_grad=True), 1.0)
+    kinds = ("pathwise", "stl", "score") + (("vimco",) if bound is not elbo else ())
+    for gradient in kinds:
+
+        def log_joint(z):
+            with torch.no_grad():
+                z.mul_(2)
+            return -(z**2)
+
+        with pytest.raises(ValueError, match="log_joint changes its samples in place"):
+            bound(log_joint, q, 3, gradient=gradient)

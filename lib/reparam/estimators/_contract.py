@@ -15,7 +15,7 @@ from torch.distributions import (
 )
 
 from reparam._checks import check_count, holds_nan
-from reparam._functions import Function, below
+from reparam._functions import Function, below, is_plain
 
 Integrand = Callable[[Tensor], Tensor]
 
@@ -56,7 +56,13 @@ def values_of(f: Integrand, z: Tensor, distribution: Distribution, called: str =
 
     `called` is what the caller knows `f` by.
     """
+    version = _version(z)
     values = f(z)
+    if version != _version(z):
+        raise ValueError(
+            f"{called} changes its samples in place, and they are needed as they were drawn: "
+            "use b - 0.45 instead of b.sub_(0.45) or b -= 0.45"
+        )
     wanted = (len(z), *distribution.batch_shape)
     if not isinstance(values, Tensor):
         raise TypeError(
@@ -80,6 +86,11 @@ def values_of(f: Integrand, z: Tensor, distribution: Distribution, called: str =
         count = int(values.isnan().sum())
         raise ValueError(f"{called} returned NaN for {count} of {values.numel()} samples")
     return values
+
+
+def _version(z: Tensor) -> int | None:
+    """How often `z`, or what it is a view of, was changed in place; None where nobody counts."""
+    return z._version if is_plain() and not z.is_inference() else None
 
 
 def check_differentiable(

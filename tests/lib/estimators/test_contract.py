@@ -637,3 +637,19 @@ def test_the_wrong_kind_of_variables_is_named(c):
     q = Normals.make(**parameters_of(Normals))
     with pytest.raises(ValueError, match=r"Independent\(Normal\).*use"):
         c.make()(Normals.f, q, 2)
+
+
+@every_case
+def test_f_must_leave_its_samples_alone(c):
+    """They are used again after `f`, where a changed one would make the gradient wrong."""
+    q = c.kind.make(**parameters_of(c.kind, (2,)))
+    for change in (lambda z: z.mul_(0.5), lambda z: z[..., :1].zero_()):
+
+        def f(z, change=change):
+            with torch.no_grad():
+                change(z)
+            return c.kind.f(z)
+
+        # An enumerated point is a view of few numbers, which torch itself refuses to change.
+        with pytest.raises((ValueError, RuntimeError), match="in place|written-to tensor"):
+            c.make()(f, q, 2)
