@@ -190,7 +190,7 @@ def _check(
             f"gradient={gradient!r} needs a posterior with rsample, and {name_of(posterior)} has "
             f"none: use {_instead(kinds)}"
         )
-    if gradient not in _PATHWISE and _support_moves(posterior):
+    if gradient != "pathwise" and _support_moves(posterior):
         raise ValueError(
             f"gradient={gradient!r} can be biased where the support moves with the parameters, as "
             f"that of {name_of(posterior)} does: use gradient='pathwise'"

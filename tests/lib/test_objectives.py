@@ -832,3 +832,17 @@ def test_log_joint_must_leave_its_samples_alone(bound):
 
         with pytest.raises(ValueError, match="log_joint changes its samples in place"):
             bound(log_joint, q, 3, gradient=gradient)
+
+
+@pytest.mark.parametrize("gradient", ["stl", "dreg", "score", "vimco"])
+def test_what_leaves_out_the_edges_refuses_a_support_that_moves(gradient):
+    p = T(0.3)
+    for q in (
+        Uniform(torch.zeros((), dtype=F64), p + 2),
+        TransformedDistribution(
+            Uniform(torch.zeros((), dtype=F64), 1.0), [AffineTransform(0.0, p + 2)]
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"support moves .*use gradient='pathwise'"):
+            importance_weighted_bound(lambda z: -(z**2), q, 3, gradient=gradient)
+        importance_weighted_bound(lambda z: -(z**2), q, 3).backward()

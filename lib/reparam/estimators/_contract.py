@@ -34,6 +34,17 @@ def innermost(distribution: Distribution) -> Distribution:
     return distribution
 
 
+def support_of(distribution: Distribution) -> constraints.Constraint:
+    """Where its samples lie."""
+    try:
+        return distribution.support
+    except NotImplementedError:
+        raise ValueError(
+            f"{name_of(distribution)} does not say where its samples lie: give it a property "
+            "`support`, such as torch.distributions.constraints.real"
+        ) from None
+
+
 def check_call(f: Integrand, distribution: Distribution, num_samples: int) -> None:
     """The arguments that every estimator is called with."""
     if not callable(f):

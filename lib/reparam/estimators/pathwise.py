@@ -12,6 +12,7 @@ from reparam.estimators._contract import (
     check_differentiable,
     innermost,
     name_of,
+    support_of,
     values_of,
 )
 
@@ -91,7 +92,7 @@ def _implicit_sample(distribution: Distribution, num_samples: int) -> Tensor:
     makes one more derivative right.
     """
     base = innermost(distribution)
-    if base.support.is_discrete or base.event_shape:
+    if support_of(base).is_discrete or base.event_shape:
         raise ValueError(
             "Pathwise(implicit=True) needs continuous variables of one dimension each, alone or "
             f"inside Independent, got {name_of(distribution)}: use "

@@ -1,23 +1,25 @@
 """The score function estimator, and baselines that make it quieter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform, TransformedDistribution, constraints
 
-from reparam._checks import check_count
+from reparam._checks import any_true, check_count
 from reparam.estimators._contract import (
     Integrand,
     also_train,
     attach,
     check_call,
     draw,
+    innermost,
     log_ratio,
     name_of,
     parameters_of,
     rebuilt,
+    support_of,
     values_of,
 )
 from reparam.estimators.enumeration import support_points
@@ -126,11 +128,59 @@ def _check_fits(b: Tensor, values: Tensor) -> None:
 
 def _support_moves(distribution: Distribution) -> bool:
     """Whether a bound of the support is a function of parameters that want a gradient."""
-    support = distribution.support
+    bounds = _bounds(support_of(distribution))
+    if any(isinstance(bound, Tensor) and bound.requires_grad for bound in bounds):
+        return True
+    base = innermost(distribution)
+    # torch says of a transformed distribution only where its last transform may lead.
+    is_plain = getattr(type(base), "support", None) is TransformedDistribution.support
+    return is_plain and _edges_move(base)
+
+
+def _bounds(support: constraints.Constraint) -> list[float | Tensor]:
+    """The ends of an interval, as far as there are any."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    bounds = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    return any(isinstance(bound, Tensor) and bound.requires_grad for bound in bounds)
+    ends = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    return [end for end in ends if end is not None]
+
+
+def _edges_move(distribution: TransformedDistribution) -> bool:
+    """Whether an edge of the base's support has a slope in some parameter, where it is led to."""
+    base = distribution.base_dist
+    if _support_moves(base):
+        return True
+    sources = [p for p in _tensors_in(distribution.transforms) if p.requires_grad]
+    with torch.enable_grad():
+        edges = [
+            e if isinstance(e, Tensor) else torch.tensor(float(e)) for e in _bounds(base.support)
+        ]
+        for transform in distribution.transforms if edges else ():
+            if transform.domain.event_dim:  # mixes variables: no interval any more
+                return bool(sources)
+            if _bounds(transform.domain) and not _bounds(transform.codomain):
+                edges = []  # a bounded domain led to the whole line: its ends go to infinity
+            edges = [edge for edge in map(transform, edges) if edge.isfinite().all()]
+        return any(_has_slope(edge, sources) for edge in edges if edge.requires_grad)
+
+
+def _has_slope(edge: Tensor, sources: list[Tensor]) -> bool:
+    """True as well if it depends on something that is not among the sources."""
+    slopes = torch.autograd.grad(edge.sum(), sources, allow_unused=True) if sources else [None]
+    known = [slope for slope in slopes if slope is not None]
+    return not known or any(any_true(slope != 0) for slope in known)
+
+
+def _tensors_in(transforms: Sequence[Transform]) -> list[Tensor]:
+    """The tensors that transforms, or the transforms inside of them, are made from."""
+    todo, seen = list(transforms), []
+    for part in todo:  # which grows on the way
+        if not any(part is other for other in seen):  # a transform knows its inverse
+            seen.append(part)
+            if isinstance(part, Transform):
+                for value in vars(part).values():
+                    todo.extend(value if isinstance(value, list | tuple) else [value])
+    return [part for part in seen if isinstance(part, Tensor)]
 
 
 # --- baselines without parameters ----------------------------------------------------------------

@@ -8,7 +8,28 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Independent, Normal, OneHotCategorical
+from torch.distributions import (
+    AffineTransform,
+    Bernoulli,
+    Beta,
+    Categorical,
+    ComposeTransform,
+    CumulativeDistributionTransform,
+    Distribution,
+    Exponential,
+    ExpTransform,
+    Gumbel,
+    Independent,
+    Kumaraswamy,
+    LogNormal,
+    Normal,
+    OneHotCategorical,
+    PowerTransform,
+    SigmoidTransform,
+    TransformedDistribution,
+    Uniform,
+    Weibull,
+)
 
 from reparam.estimators import (
     NVIL,
@@ -17,6 +38,7 @@ from reparam.estimators import (
     Learned,
     LeaveOneOut,
     MovingAverage,
+    Pathwise,
     ScoreFunction,
     optimal_constant,
 )
@@ -638,3 +660,70 @@ def test_bad_pilots():
         optimal_constant(torch.square, Normal(0.0, 1.0), 0)
     with pytest.raises(ValueError, match="f returned NaN"):
         optimal_constant(lambda b: b * math.nan, Categorical(torch.ones(3)))
+
+
+# --- supports that move, or seem to --------------------------------------------------------------
+
+
+def transformed(base, *steps):
+    return TransformedDistribution(base, list(steps))
+
+
+UNIT = Uniform(0.0, 1.0)
+MOVING = {
+    "scaled": lambda p: transformed(UNIT, AffineTransform(0.0, p + 2)),
+    "shifted": lambda p: transformed(Exponential(1.0), AffineTransform(p, 1.0)),
+    "exp of scaled": lambda p: transformed(UNIT, AffineTransform(0.0, p + 2), ExpTransform()),
+    "composed": lambda p: transformed(
+        UNIT, ComposeTransform([ExpTransform(), AffineTransform(p, 2.0)])
+    ),
+    "inverse": lambda p: transformed(UNIT, AffineTransform(p, 2.0).inv),
+    "base": lambda p: transformed(Uniform(0.0, p + 2), ExpTransform()),
+    "independent": lambda p: Independent(
+        transformed(Uniform(torch.zeros(3), 1.0), AffineTransform(0.0, p + 2)), 1
+    ),
+    "inner": lambda p: transformed(transformed(UNIT, AffineTransform(0.0, p + 2)), ExpTransform()),
+    "hidden": lambda p: transformed(UNIT, CumulativeDistributionTransform(Normal(p, 1.0))),
+}
+STILL = {
+    "real": lambda p: transformed(Normal(0.0, 1.0), AffineTransform(p, p + 2)),
+    "scaled half-line": lambda p: transformed(Exponential(1.0), AffineTransform(0.0, p + 2)),
+    "power of the unit interval": lambda p: transformed(UNIT, PowerTransform(p + 2)),
+    "logistic": lambda p: transformed(UNIT, SigmoidTransform().inv, AffineTransform(p, p + 2)),
+    "a shift of nothing": lambda p: transformed(Normal(p, 1.0), SigmoidTransform()),
+    "fixed": lambda p: transformed(Beta(p + 2, 1.0), AffineTransform(-1.0, 2.0)),
+    "Gumbel": lambda p: Gumbel(p, p + 1),
+    "LogNormal": lambda p: LogNormal(p, 1.0),
+    "Weibull": lambda p: Weibull(p + 1, p + 2),
+    "Kumaraswamy": lambda p: Kumaraswamy(p + 2, p + 3),
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_a_support_that_moves_inside_a_transform_is_found(name):
+    p = torch.tensor(0.3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"ScoreFunction.* support moves .*use Pathwise"):
+        ScoreFunction()(torch.clone, MOVING[name](p))
+    ScoreFunction()(lambda z: z.reshape(len(z), -1).sum(-1), MOVING[name](p.detach()))
+
+
+@pytest.mark.parametrize("name", STILL)
+def test_a_support_that_stays_is_let_through(name):
+    p = torch.tensor(0.3, requires_grad=True)
+    ScoreFunction()(torch.clone, STILL[name](p)).backward()
+    assert p.grad.isfinite()
+
+
+def test_a_distribution_without_support_says_so():
+    class Mine(Distribution):
+        arg_constraints = {}  # noqa: RUF012
+
+        def sample(self, shape=()):
+            return torch.zeros(*shape)
+
+        def log_prob(self, z):
+            return -z
+
+    for estimator in (ScoreFunction(), Pathwise(implicit=True)):
+        with pytest.raises(ValueError, match=r"Mine does not say where its samples lie.*support"):
+            estimator(torch.clone, Mine(validate_args=False))
