@@ -24,7 +24,9 @@ def seconds(function: Callable[[], object]) -> float:
 def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict]:
     """Minimum, median and spread (interquartile range over median) of the seconds of each way.
 
-    All in turn, after three warm-ups, so that a busy machine slows them alike. Seconds of the
+    All in turn, after three warm-ups, so that a busy machine slows them alike; each right after a
+    call of its own that is not timed, as in a loop of training, so that none pays for caches that
+    another one has filled (which can cost a short step two fifths of its time). Seconds of the
     processor, which on one thread of an idle machine are those of the clock, and on a busy one do
     not count the other programs.
     """
@@ -34,6 +36,7 @@ def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     times = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
+            way()
             start = time.process_time()
             way()
             times[name].append(time.process_time() - start)
