@@ -26,6 +26,16 @@ def holds_nan(tensor: Tensor) -> bool:
         return False
 
 
+def is_infinite(tensor: Tensor) -> bool:
+    """Whether a value is infinite or NaN; False where values cannot be looked at."""
+    if torch.compiler.is_compiling():
+        return False
+    try:  # a sum is quick, and overflows as well
+        return not math.isfinite(tensor.detach().sum().item()) and any_true(~tensor.isfinite())
+    except RuntimeError:  # inside torch.func.vmap
+        return False
+
+
 def check_float(**tensors: Tensor) -> None:
     """Each one is a floating-point tensor with at least one value, and none of them NaN."""
     for name, tensor in tensors.items():

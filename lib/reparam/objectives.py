@@ -25,8 +25,11 @@ from reparam.estimators._contract import (
     attach,
     check_call,
     check_differentiable,
+    draw,
+    finite_density,
     innermost,
     name_of,
+    sampled,
     values_of,
 )
 from reparam.estimators.antithetic import _antithetic_bits, _both
@@ -239,7 +242,7 @@ def _log_weights(
     log_p = values_of(log_joint, z, posterior, "log_joint")
     name, instead = f"gradient={gradient!r}", "gradient='score'"
     check_differentiable(name, log_p, z, instead, "log_joint")
-    log_w = log_p - posterior.log_prob(z)
+    log_w = log_p - finite_density(posterior.log_prob(z), posterior)
     if gradient != "pathwise":  # take off the part that does not go through the sample
         score = posterior.log_prob(z.detach())
         log_w = attach(name, log_w, score, torch.ones_like(score))
@@ -286,11 +289,11 @@ class _Together(Distribution):
         return self.each.support
 
     def sample(self, sample_shape=()):
-        return self.each.sample((*sample_shape, self.count))
+        return sampled(self.each, (*sample_shape, self.count))
 
     def log_prob_of_each(self, z: Tensor) -> Tensor:
         if self.last[0] is not z:
-            self.last = z, self.each.log_prob(z)
+            self.last = z, finite_density(self.each.log_prob(z), self.each)
         return self.last[1]
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -321,8 +324,8 @@ def _by_score(
 
 
 def _vimco(log_joint: LogJoint, posterior: Distribution, num_samples: int) -> Tensor:
-    z = posterior.sample((num_samples,))
-    log_q = posterior.log_prob(z)
+    z = draw(posterior, num_samples)
+    log_q = finite_density(posterior.log_prob(z), posterior)
     log_w = values_of(log_joint, z, posterior, "log_joint") - log_q.detach()
     bound, constant = _bound(log_w), log_w.detach()
     others = (constant.sum(0) - constant) / (num_samples - 1)

@@ -14,6 +14,7 @@ from torch.distributions import (
     Beta,
     Categorical,
     Independent,
+    Kumaraswamy,
     LogNormal,
     MixtureSameFamily,
     MultivariateNormal,
@@ -846,3 +847,24 @@ def test_what_leaves_out_the_edges_refuses_a_support_that_moves(gradient):
         with pytest.raises(ValueError, match=r"support moves .*use gradient='pathwise'"):
             importance_weighted_bound(lambda z: -(z**2), q, 3, gradient=gradient)
         importance_weighted_bound(lambda z: -(z**2), q, 3).backward()
+
+
+def test_a_transform_that_caches_does_not_hide_the_density():
+    for gradient in ("score", "vimco", "stl", "dreg", "pathwise"):
+        slopes = []
+        for size in (0, 1):
+            p = T(0.3)
+            torch.manual_seed(0)
+            q = TransformedDistribution(
+                Normal(torch.zeros(2, dtype=F64), 1.0), [AffineTransform(p, 1.0, cache_size=size)]
+            )
+            bound = importance_weighted_bound(lambda z: -(z**4), q, 3, gradient=gradient)
+            slopes += torch.autograd.grad(bound.sum(), p)
+        torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("gradient", ["score", "vimco", "stl", "pathwise"])
+def test_an_infinite_density_is_named(gradient):
+    a = torch.full((5000,), 0.1, requires_grad=True)
+    with pytest.raises(ValueError, match=r"log q of Kumaraswamy is infinite or NaN at \d+ of"):
+        importance_weighted_bound(lambda z: -(z**2), Kumaraswamy(a, a), 2, gradient=gradient)

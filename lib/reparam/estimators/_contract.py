@@ -11,10 +11,11 @@ from torch.distributions import (
     Independent,
     Normal,
     OneHotCategorical,
+    TransformedDistribution,
     constraints,
 )
 
-from reparam._checks import check_count, holds_nan
+from reparam._checks import check_count, holds_nan, is_infinite
 from reparam._functions import Function, below, is_plain
 
 Integrand = Callable[[Tensor], Tensor]
@@ -177,9 +178,18 @@ def draw(distribution: Distribution, num_samples: int) -> Tensor:
     """
     bits = _by_torch(distribution, "sample", Bernoulli)
     if bits is None or holds_nan(bits.probs):  # torch refuses NaN
-        return distribution.sample((num_samples,))
+        return sampled(distribution, (num_samples,))
     (z,) = draw_together([bits], (num_samples,))
     return z
+
+
+def sampled(distribution: Distribution, shape: Sequence[int]) -> Tensor:
+    """`distribution.sample(shape)`, a tensor that no transform has cached.
+
+    What `sample` leaves in a cache has no graph, and `log_prob` would find it there.
+    """
+    z = distribution.sample(shape)
+    return z.clone() if isinstance(innermost(distribution), TransformedDistribution) else z
 
 
 def draw_together(distributions: Sequence[Distribution], shape: Sequence[int] = ()) -> list[Tensor]:
@@ -214,10 +224,22 @@ def log_ratio(distribution: Distribution, z: Tensor) -> Tensor:
     """
     bits = _by_torch(distribution, "log_prob", Bernoulli)
     if bits is None:
-        log_prob = distribution.log_prob(z)
+        log_prob = finite_density(distribution.log_prob(z), distribution)
         return log_prob - log_prob.detach()
     logits = bits.logits
     return _LogRatioOfBits.call(logits, z, len(bits.batch_shape) - len(distribution.batch_shape))
+
+
+def finite_density(log_prob: Tensor, distribution: Distribution) -> Tensor:
+    """`log_prob`, of which no derivative is asked where it is infinite."""
+    if log_prob.requires_grad and is_infinite(log_prob):
+        count = int((~log_prob.isfinite()).sum())
+        raise ValueError(
+            f"log q of {name_of(distribution)} is infinite or NaN at {count} of "
+            f"{log_prob.numel()} samples, which rounding has put on an edge of the support: use "
+            "float64, or parameters that keep away from its edges"
+        )
+    return log_prob
 
 
 class _LogRatioOfBits(Function):
@@ -356,7 +378,17 @@ def attach(name: str, value: Tensor, source: Tensor, gradient: Tensor) -> Tensor
 
     The first derivative is right; a second one raises `NotImplementedError` instead of being wrong.
     """
+    check_finite(name, gradient)
     return _Attach.call(value, source, gradient.detach(), name)
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """What estimator `name` makes a gradient of, the values of `f` or differences of them."""
+    if is_infinite(values):
+        raise ValueError(
+            f"{name} has no finite gradient: f is infinite at a sample, or overflows {values.dtype}"
+            "; give it a finite floor or ceiling there"
+        )
 
 
 class _Attach(Function):

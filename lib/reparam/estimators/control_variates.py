@@ -14,6 +14,7 @@ from reparam.estimators._contract import (
     check_call,
     check_differentiable,
     draw,
+    finite_density,
     innermost,
     name_of,
     parameters_of,
@@ -22,6 +23,8 @@ from reparam.estimators._contract import (
 )
 from reparam.estimators._relaxing import relaxable
 from reparam.estimators.score import _support_moves
+
+_FAR, _NEAR = 1e30, 1e3  # what a softmax, and what a surrogate, gets for an infinite logit
 
 
 class _ControlVariate(nn.Module):
@@ -60,7 +63,8 @@ class _ControlVariate(nn.Module):
         z = kind.noisy(leaf)
         b = kind.harden(z.detach())
         values = values_of(f, b.to(logits.dtype), distribution)
-        both = torch.cat([z, kind.given(b, leaf)])
+        # At the infinite logits of impossible outcomes; any function of `z` is a control.
+        both = torch.cat([z, kind.given(b, leaf)]).clamp(-_FAR, _FAR)
         control, given = self._control(f, both, kind, distribution).chunk(2)
         (path,) = torch.autograd.grad((control - given).sum(), leaf, create_graph=bool(trained))
         score = kind.score(b, leaf.detach())
@@ -211,7 +215,7 @@ class RELAX(_ControlVariate):
         values = values_of(f, z.detach(), distribution)
         control, trained = self._surrogate_at(z, distribution), self._trained()
         inputs = [leaves[name] for name in wanted]
-        log_prob = copies.log_prob(z.detach())
+        log_prob = finite_density(copies.log_prob(z.detach()), distribution)
         scores = torch.autograd.grad(log_prob.sum(), inputs, retain_graph=True)
         paths = torch.autograd.grad(control.sum(), inputs, create_graph=bool(self._trained()))
         gradients = [
@@ -224,7 +228,10 @@ class RELAX(_ControlVariate):
         return _also_trained(value, gradients, trained)
 
     def _control(self, f: Integrand, z: Tensor, kind, distribution: Distribution) -> Tensor:
-        surrogate = self._surrogate_at(z.to(innermost(distribution).logits.dtype), distribution)
+        z_near = z.clamp(-_NEAR, _NEAR)
+        surrogate = self._surrogate_at(
+            z_near.to(innermost(distribution).logits.dtype), distribution
+        )
         if self.eta is None:
             return surrogate
         return self._relaxed(f, z, kind, distribution) + surrogate

@@ -13,6 +13,7 @@ from reparam.estimators._contract import (
     also_train,
     attach,
     check_call,
+    check_finite,
     draw,
     innermost,
     log_ratio,
@@ -97,6 +98,8 @@ class ScoreFunction:
         z = draw(distribution, num_samples)
         values = values_of(f, z, distribution)
         ratio = log_ratio(distribution, z)
+        if ratio.requires_grad:
+            check_finite("ScoreFunction", values)
         if self.baseline is None:
             return (values * ratio.exp()).mean(0)
         if not ratio.requires_grad:  # nothing that a baseline could change

@@ -651,5 +651,15 @@ def test_f_must_leave_its_samples_alone(c):
             return c.kind.f(z)
 
         # An enumerated point is a view of few numbers, which torch itself refuses to change.
-        with pytest.raises((ValueError, RuntimeError), match="in place|written-to tensor"):
+        with pytest.raises((ValueError, RuntimeError), match=r"in place|written-to tensor"):
             c.make()(f, q, 2)
+
+
+SPLIT = ARM, DisARM, MeasureValued, SPSA, REBAR, RELAX
+
+
+@pytest.mark.parametrize("c", [c for c in CASES if c.estimator in SPLIT], ids=str)
+def test_an_infinite_f_is_named(c):
+    """Their differences of `f` would be NaN."""
+    with pytest.raises(ValueError, match="no finite gradient: f is infinite at a sample"):
+        c.make()(lambda z: c.kind.f(z) + math.inf, c.kind.make(**parameters_of(c.kind, (9,))), 2)

@@ -727,3 +727,31 @@ def test_a_distribution_without_support_says_so():
     for estimator in (ScoreFunction(), Pathwise(implicit=True)):
         with pytest.raises(ValueError, match=r"Mine does not say where its samples lie.*support"):
             estimator(torch.clone, Mine(validate_args=False))
+
+
+# --- what a transform has cached, and what is infinite -------------------------------------------
+
+
+@pytest.mark.parametrize("baseline", [None, LeaveOneOut()])
+def test_a_transform_that_caches_does_not_hide_the_density(baseline):
+    gradients = []
+    for size in (0, 1):
+        p = T(0.3)
+        steps = [AffineTransform(p, 1.0, cache_size=size), ExpTransform(cache_size=size)]
+        torch.manual_seed(0)
+        q = Independent(TransformedDistribution(Normal(torch.zeros(2, dtype=F64), 1.0), steps), 1)
+        ScoreFunction(baseline)(lambda z: z.sum(-1), q, 3).backward()
+        gradients.append(p.grad)
+    assert gradients[0] != 0
+    torch.testing.assert_close(*gradients)
+
+
+def test_an_infinite_density_or_value_is_named():
+    a = torch.full((5000,), 0.1, requires_grad=True)
+    for estimator in (ScoreFunction(), ScoreFunction(LeaveOneOut())):
+        with pytest.raises(ValueError, match=r"log q of Kumaraswamy is infinite or NaN at \d+ of"):
+            estimator(torch.clone, Kumaraswamy(a, a), 2)
+        with pytest.raises(ValueError, match="ScoreFunction has no finite gradient: f is infinite"):
+            estimator(lambda z: z.log(), Bernoulli(logits=a), 2)
+        value = estimator(lambda z: z.log(), Bernoulli(logits=a.detach()), 2)
+        assert value.isinf().any()  # without a gradient it is what it is
