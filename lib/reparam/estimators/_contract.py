@@ -179,8 +179,9 @@ def draw(distribution: Distribution, num_samples: int) -> Tensor:
     bits = _by_torch(distribution, "sample", Bernoulli)
     if bits is None or holds_nan(bits.probs):  # torch refuses NaN
         return sampled(distribution, (num_samples,))
-    (z,) = draw_together([bits], (num_samples,))
-    return z
+    wide = torch.promote_types(bits.probs.dtype, torch.float32)
+    noise = torch.rand((num_samples, *bits.batch_shape), dtype=wide, device=bits.probs.device)
+    return below(noise, bits.probs.detach()).to(bits.probs.dtype)
 
 
 def sampled(distribution: Distribution, shape: Sequence[int]) -> Tensor:
@@ -454,7 +455,8 @@ class _HandedOn(Function):
     @staticmethod
     def backward(ctx, slope):
         (soft,) = ctx.saved_tensors
-        return None, _once(slope.sum(0), soft, ctx.name), None
+        total = slope[0] if len(slope) == 1 else slope.sum(0)
+        return None, _once(total, soft, ctx.name), None
 
 
 def _once(gradient: Tensor, source: Tensor, name: str) -> Tensor:
