@@ -205,6 +205,8 @@ def _coupled_sticks(
     f: Integrand, distribution: Distribution, logits: Tensor, num_samples: int
 ) -> Tensor:
     """DisARM for the bits of a stick that is broken class by class."""
+    # An impossible class has a logit so low that no sample meets it, and differences stay finite.
+    logits = logits.clamp(min=torch.finfo(logits.dtype).min / 4)
     rest = logits.flip(-1).logcumsumexp(-1).flip(-1)  # of this class and those after it
     sticks = logits[..., :-1] - rest[..., 1:]
     _, *bits = _antithetic_bits(sticks, num_samples)

@@ -228,10 +228,8 @@ class RELAX(_ControlVariate):
         return _also_trained(value, gradients, trained)
 
     def _control(self, f: Integrand, z: Tensor, kind, distribution: Distribution) -> Tensor:
-        z_near = z.clamp(-_NEAR, _NEAR)
-        surrogate = self._surrogate_at(
-            z_near.to(innermost(distribution).logits.dtype), distribution
-        )
+        near = z.clamp(-_NEAR, _NEAR).to(innermost(distribution).logits.dtype)
+        surrogate = self._surrogate_at(near, distribution)
         if self.eta is None:
             return surrogate
         return self._relaxed(f, z, kind, distribution) + surrogate

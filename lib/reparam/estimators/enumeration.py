@@ -14,9 +14,11 @@ from torch.distributions import (
     OneHotCategorical,
 )
 
+from reparam._checks import any_true
 from reparam.estimators._contract import (
     Integrand,
     check_call,
+    check_finite,
     innermost,
     name_of,
     parameters_of,
@@ -62,8 +64,11 @@ class Enumeration:
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         z = support_points(distribution, self.max_points)
-        values = values_of(f, z, distribution)
-        return (distribution.log_prob(z).exp() * values).sum(0)
+        weights = distribution.log_prob(z).exp()
+        values = values_of(f, _with_mass(z, weights), distribution)
+        if weights.requires_grad:
+            check_finite("Enumeration", values)
+        return (weights * values).sum(0)
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ class RaoBlackwell:
             inner, Enumeration.max_points, "RaoBlackwell", "enumerate fewer variables"
         )
         weights = inner.log_prob(points).exp()  # [points, *batch_shape]
+        points = _with_mass(points, weights)
 
         def expectation(z: Tensor) -> Tensor:
             """`Σ q(some) f(some, z)` for samples `z` of the rest."""
@@ -198,6 +204,15 @@ def _last_variables(distribution: Distribution) -> int:
             "the outer estimator by itself"
         )
     return base.batch_shape[-1]
+
+
+def _with_mass(points: Tensor, weights: Tensor) -> Tensor:
+    """The points; where a weight is 0, `f` need not be finite, and gets the likeliest instead."""
+    if not any_true(weights == 0):
+        return points
+    event = (...,) + (None,) * (points.ndim - weights.ndim)
+    best = weights.argmax(0, keepdim=True)[event].expand(1, *points.shape[1:])
+    return torch.where((weights == 0)[event], points.gather(0, best), points)
 
 
 def support_points(

@@ -17,7 +17,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import one_hot
 
-from reparam._checks import check_flag
+from reparam._checks import any_true, check_flag
 from reparam.estimators._contract import (
     Integrand,
     attach,
@@ -178,7 +178,20 @@ def _categorical(base: Categorical | OneHotCategorical, z: Tensor, coupled: bool
     others = [(drawn + step) % classes for step in range(1, classes)]
     weights = [one_hot(k, classes).to(base.probs) for k in others]
     own = one_hot(drawn, classes).to(base.probs) - 1
-    return [_Slope(base.probs, weights if is_one_hot else others, weights, own)]
+    if _may_be_impossible(base):
+        probs = base.probs.detach().expand(*drawn.shape, classes)
+        possible = [probs.gather(-1, k[..., None])[..., 0] > 0 for k in others]
+        others = [torch.where(p, k, drawn) for p, k in zip(possible, others, strict=True)]
+    points = [one_hot(k, classes).to(base.probs) for k in others] if is_one_hot else others
+    return [_Slope(base.probs, points, weights, own)]
+
+
+def _may_be_impossible(base: Categorical | OneHotCategorical) -> bool:
+    """Whether the logits rule a class out, where `f` has no part in their gradient.
+
+    Of probabilities it has one at 0 as well.
+    """
+    return "logits" in parameters_of(base) and any_true(base.probs == 0)
 
 
 def _poisson(base: Poisson, z: Tensor, coupled: bool) -> list[_Slope]:

@@ -663,3 +663,67 @@ def test_an_infinite_f_is_named(c):
     """Their differences of `f` would be NaN."""
     with pytest.raises(ValueError, match="no finite gradient: f is infinite at a sample"):
         c.make()(lambda z: c.kind.f(z) + math.inf, c.kind.make(**parameters_of(c.kind, (9,))), 2)
+
+
+# --- classes that cannot come --------------------------------------------------------------------
+
+
+def masked(place, batch=()):
+    """Logits of two variables of three classes, one of which is ruled out in each."""
+    logits = parameters_of(Classes, batch)["logits"].detach()
+    logits[..., 0, place] = -math.inf
+    logits[..., 1, 1] = -math.inf
+    return logits.requires_grad_()
+
+
+@functools.cache
+def masked_truth(place):
+    """By the closed form, with a logit of -60 for each class that is ruled out."""
+    logits = masked(place).detach().clamp(min=-60.0).requires_grad_()
+    return torch.autograd.grad(Classes.exact(logits), logits)[0]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("c", [c for c in CASES if c.kind is Classes], ids=str)
+def test_a_class_that_is_ruled_out_has_no_part(c, place):
+    """Finite, also for an own parameter; unbiased ones right; nothing for the masked logits."""
+    estimator, logits = c.make(), masked(place, (4000,))
+    (4000 * estimator(Classes.f, Classes.make(logits), 2).mean()).backward()
+    got = logits.grad
+    assert got.isfinite().all()
+    if isinstance(estimator, nn.Module):
+        assert all(p.grad is None or p.grad.isfinite().all() for p in estimator.parameters())
+    noisy = ARM, SPSA  # whose noise is in each logit
+    if c.estimator not in noisy and c.note not in ("identity", "argmax"):
+        assert (got[logits.isinf()] == 0).all()
+    if not c.biased:
+        check_means(got, masked_truth(place), 1.0, "the gradient")
+
+
+def test_a_surrogate_alone_stands_a_class_that_is_ruled_out():
+    logits = masked(2, (4000,))
+    relax = RELAX(Surrogate(Classes), eta=None)
+    relax.surrogate.forward = lambda z: (z * relax.surrogate.weights).sum((-1, -2)) / 20
+    relax(Classes.f, Classes.make(logits), 2).sum().backward()
+    check_means(logits.grad, masked_truth(2), 2.0, "the gradient")
+    assert relax.surrogate.weights.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize(
+    "estimator", [Enumeration(), MeasureValued(), RaoBlackwell(Enumeration(), [0])], ids=repr
+)
+def test_f_need_not_be_finite_where_no_sample_comes(estimator, batch):
+    """The entropy: its exact value and gradient are those of the classes that are left."""
+    logits = masked(2, batch)
+    q = Classes.make(logits)
+    value = estimator(lambda h: -Classes.make(logits.detach()).log_prob(h), q, 2)
+    (got,) = torch.autograd.grad(value.sum(), logits)
+    assert got.isfinite().all() and (got[logits.isinf()] == 0).all()
+    if isinstance(estimator, MeasureValued):
+        return
+    p = logits.detach().softmax(-1)
+    terms = torch.special.entr(p)
+    torch.testing.assert_close(value.detach(), terms.sum((-1, -2)))
+    left = torch.where(p > 0, -p.log(), 0.0)
+    torch.testing.assert_close(got, p * (left - terms.sum(-1, keepdim=True)))
