@@ -41,7 +41,7 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
     "estimators.relaxations": ["estimators/test_relaxations"],
     "estimators.control_variates": ["estimators/test_control_variates"],
     "objectives": ["test_objectives"],
-    "measure": ["test_measure"],
+    "measure": ["test_measure", "test_exact_gradient"],
 }
 SECONDS = 180  # for one mutant; an endless loop is a mutant that was noticed
 SWAPS = {

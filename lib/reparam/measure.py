@@ -11,6 +11,7 @@ The parameters may be the weights of a network, by `torch.func.functional_call`,
 `per_replicate=True`; `compare` shows how.
 """
 
+import functools
 import html
 import inspect
 import itertools
@@ -18,7 +19,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ from torch.distributions import Distribution, Independent, constraints
 from tqdm.auto import tqdm
 
 from reparam._checks import check_alike, check_count, check_float
-from reparam.estimators._contract import parameters_of, rebuilt
+from reparam.estimators import ScoreFunction
+from reparam.estimators._contract import modules_in, parameters_of, rebuilt
 
 __all__ = [
     "Comparison",
@@ -101,9 +103,10 @@ def measure(
     leading dimension, one copy for each replicate, and each copy receives its own gradient.
 
     Args:
-        estimator: `estimator(f, distribution, num_samples)`. An `nn.Module`, or one in the
-            estimator's fields, such as a baseline with a running average, is put in eval mode
-            and its state restored, so that measuring never trains it.
+        estimator: `estimator(f, distribution, num_samples)`. An `nn.Module`, or one that it holds
+            in a field or an attribute at any depth, such as a baseline with a running average, is
+            put in eval mode and its state restored, so that measuring does not train it. What a
+            lambda or a local function refers to cannot be found, and is trained.
         f: the integrand, `f(z)` or `f(z, **parameters)`.
         make_distribution: builds the distribution from the parameters, by keyword, also when
             each of them has an extra leading dimension.
@@ -180,8 +183,9 @@ def _measure(
         else:
             with torch.random.fork_rng():
                 estimate((_PROBE,))
+                room = [*calls, *calls[-1:] * 2]  # f needs some of its own
+                handed = sum(x.numel() for x in (*room, *parameters.values()))
                 _check_replicates_apart(integrand, calls[-1], parameters)
-            handed = sum(z.numel() for z in calls) + sum(v.numel() for v in parameters.values())
             chunk = max(1, min(replicates, _CHUNK * _PROBE // handed))
         calls.clear()
         for start in range(0, replicates, chunk):
@@ -294,17 +298,25 @@ def _check_parameters(parameters: Parameters) -> None:
 
 
 def _with_parameters(f: Callable, parameters: Parameters) -> Callable[[Tensor, Parameters], Tensor]:
-    """`f` as a function of `z` and all parameters, of which it is given those it names."""
+    """`f` as a function of `z` and all parameters, of which it is given those it names.
+
+    What `functools.partial` has bound already stays so.
+    """
     if not callable(f):
         raise TypeError(f"f must be a function of the samples, got {type(f).__name__}")
+    partly = f if isinstance(f, functools.partial) else functools.partial(f)
+    # A module's own signature, whatever its forward takes, is (*args, **kwargs).
+    called = partly.func.forward if isinstance(partly.func, nn.Module) else partly.func
     try:
-        signature = inspect.signature(f).parameters
+        signature = inspect.signature(functools.partial(called, *partly.args, **partly.keywords))
+        named = signature.parameters
     except ValueError:  # a builtin such as torch.square
-        signature = {}
-    if any(p.kind is p.VAR_KEYWORD for p in signature.values()):
+        named = {}
+    if any(p.kind is p.VAR_KEYWORD for p in named.values()):
         wanted = set(parameters)
     else:
-        wanted = set(parameters) & set(list(signature)[1:])
+        wanted = set(parameters) & set(list(named)[1:])
+    wanted -= set(partly.keywords)
     return lambda z, values: f(z, **{name: values[name] for name in wanted})
 
 
@@ -330,22 +342,52 @@ def _check_estimates(estimates: Tensor, batch_shape: torch.Size) -> None:
 
 
 def _check_replicates_apart(integrand: Callable, z: Tensor, parameters: Parameters) -> None:
-    """The first replicate's values stay what they are when the samples of the others change."""
+    """The values of a replicate stay what they are when the samples of others change."""
     copies = {
         name: value.detach().expand(_PROBE, *value.shape) for name, value in parameters.items()
     }
-    others = z.clone()
-    others[:, 1:] = z[:, :1]
-    values = []
-    for samples in (z, others):
-        with torch.random.fork_rng(), torch.no_grad():  # f's own noise, if any, twice the same
-            values.append(integrand(samples, copies)[:, 0])
-    if not torch.allclose(*values, rtol=1e-3, equal_nan=True):
+    pool = z.flatten(0, 1)
+    count = max(1, min(32, 2**20 // z[0].numel()))
+    chosen = torch.randint(len(pool), (2, count, _PROBE), device=z.device)
+
+    def values(samples: Tensor) -> Tensor:
+        with torch.random.fork_rng(), torch.no_grad():  # f's own noise, if any, always the same
+            return integrand(samples, copies)
+
+    if _mixes(values, *pool[chosen], (_PROBE,), tolerance=1e-3):
         raise ValueError(
             "f mixes replicates: its value at one sample changes with the others'. Let it act on "
             "event dimensions alone, the last of [n, *batch_shape, *event_shape] (a mean or a "
             "softmax over all, or dim=0, does not); or pass per_replicate=True"
         )
+
+
+def _mixes(
+    f: Callable[[Tensor], Tensor], z: Tensor, other: Tensor, shape: tuple[int, ...], tolerance=0.0
+) -> bool:
+    """Whether the value of some entry changes when others take their samples from `other`.
+
+    Of any two entries, some set that is moved has the one without the other: those whose number
+    has a certain bit, and the rest. So few sets find a dependence of any entry on any other.
+
+    Args:
+        f: maps `[n, *shape, ...]` to `[n, *shape, ...]`.
+        z, other: samples, `[n, *shape, ...]`.
+        shape: of the entries.
+        tolerance: of the values, relative.
+    """
+    still = f(z).double()
+    margin = 1e-3 * tolerance * still.nan_to_num(0, 0, 0).abs().max().item()
+    number = torch.arange(math.prod(shape), device=z.device).reshape(shape)
+    event = (1,) * (z.ndim - 1 - len(shape))
+    for bit in range((number.numel() - 1).bit_length()):
+        for side in (0, 1):
+            moved = (number >> bit) & 1 == side
+            samples = torch.where(moved.reshape(*shape, *event), other, z)
+            before, after = (values[:, ~moved] for values in (still, f(samples).double()))
+            if not torch.allclose(after, before, rtol=tolerance, atol=margin, equal_nan=True):
+                return True
+    return False
 
 
 def _built(make_distribution: MakeDistribution, parameters: Parameters) -> Distribution:
@@ -415,7 +457,7 @@ class _frozen:
     """Put an estimator with state of its own in eval mode, and restore all of it afterwards."""
 
     def __init__(self, estimator: Callable) -> None:
-        self.modules = nn.ModuleList(_modules(estimator))
+        self.modules = nn.ModuleList(modules_in(estimator))
         self.training = {m: m.training for m in self.modules.modules()}
         self.state = {k: v.clone() for k, v in self.modules.state_dict().items()}
         self.modules.eval()
@@ -424,14 +466,6 @@ class _frozen:
         self.modules.load_state_dict(self.state)
         for module, training in self.training.items():
             module.training = training
-
-
-def _modules(estimator: object) -> list[nn.Module]:
-    """An estimator that is a module, or the modules in its fields: a baseline, an outer one."""
-    if isinstance(estimator, nn.Module):
-        return [estimator]
-    parts = fields(estimator) if is_dataclass(estimator) else ()
-    return [module for part in parts for module in _modules(getattr(estimator, part.name))]
 
 
 class _Moments:
@@ -621,18 +655,34 @@ def _check_integrand(
             "f gives two values at the same z, so that E[f(z)] is more than an integral over z: "
             "draw the randomness inside f once, outside"
         )
-    if batch:
-        moved = z.clone()
-        first = (slice(None), *(0,) * len(batch))
-        moved[first] = pilot[2:4][first]
-        other = torch.ones(batch, dtype=torch.bool)
-        other[(0,) * len(batch)] = False
-        if not torch.equal(values[:, other], integrand(moved, parameters)[:, other]):
-            raise ValueError(
-                "f mixes entries of the batch, and each should have an expectation of its own: "
-                "declare variables that f mixes as one event with Independent(distribution, 1)"
-            )
-    return integrand(pilot, parameters)
+    everywhere = integrand(pilot, parameters)
+    if not torch.allclose(everywhere[:2].double(), values.double(), rtol=1e-3, atol=0):
+        raise ValueError(
+            "f mixes samples: its value at one of them changes with how many there are. Let it act "
+            "on event dimensions alone, the last of [n, *batch_shape, *event_shape]"
+        )
+    if batch and _mixes(
+        lambda z: integrand(z, parameters).detach(), *_pairs(distribution, pilot), batch
+    ):
+        raise ValueError(
+            "f mixes entries of the batch, and each should have an expectation of its own: "
+            "declare variables that f mixes as one event with Independent(distribution, 1)"
+        )
+    return everywhere
+
+
+def _pairs(distribution: Distribution, pilot: Tensor) -> tuple[Tensor, Tensor]:
+    """Two sets of samples; from all of a finite support alike, so that rare ones are there too."""
+    batch, event = distribution.batch_shape, distribution.event_shape
+    count = max(16, min(len(pilot), 2**12 // batch.numel()))
+    if not distribution.support.is_discrete:
+        return pilot[:count], pilot.flip(0)[:count]
+    values, variables = _finite_support(distribution)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        chosen = torch.randint(len(values), (2 * count, *batch, variables), device=values.device)
+    z = values[chosen].reshape(2 * count, *batch, *event)
+    return z[:count], z[count:]
 
 
 def _finite_support(distribution: Distribution) -> tuple[Tensor, int]:
@@ -1028,7 +1078,9 @@ class Row:
             standard error; the bias is None where the truth is not known.
         biased: whether that bias exceeds five standard errors (more for many entries: a true
             estimator is called biased once in two million rows), the error bound of the truth and
-            rounding together; None where the truth is not known.
+            rounding together; None where the truth is not known. For rounding ten units in the
+            last place are allowed, of the truth, of one estimate and of `f(z) ∇log q(z)`, the
+            last two as their root mean square. All three follow `f` when it is rescaled.
         squared_bias: summed over the entries, and 0 unless biased; None where the truth is not
             known.
         variance, variance_error: of one estimate, summed over the entries, and its standard error
@@ -1308,6 +1360,7 @@ def compare(
         raise ValueError(
             f"truth must have the parameters {sorted(parameters)}, got {sorted(truth)}"
         )
+    sizes = _sizes(f, make_distribution, parameters, per_replicate)
     rows, totals = [], []
     # tqdm heeds TQDM_DISABLE in a terminal, but not in a notebook.
     silent = bool(os.environ.get("TQDM_DISABLE"))
@@ -1328,10 +1381,43 @@ def compare(
                 )
             except (TypeError, ValueError) as problem:
                 raise type(problem)(f"{name}: {problem}") from problem
-            rows += [_row(name, p, [p], measured, truth, error) for p in parameters]
+            rows += [_row(name, p, [p], measured, truth, error, sizes) for p in parameters]
             entries = f"{sum(value.numel() for value in parameters.values())} entries"
-            totals.append(_row(name, entries, list(parameters), measured, truth, error))
+            totals.append(_row(name, entries, list(parameters), measured, truth, error, sizes))
     return Comparison(rows, totals, None if truth is None else dict(truth), note, replicates)
+
+
+def _sizes(
+    f: Callable, make_distribution: MakeDistribution, parameters: Parameters, per_replicate: bool
+) -> Parameters:
+    """The root mean square of `f(z) ∇log q(z)`, of which the gradient is the mean.
+
+    The rounding of `f`, which may be large where its gradient is small, comes in through it.
+    """
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            scores = _measure(
+                ScoreFunction(),
+                f,
+                make_distribution,
+                parameters,
+                num_samples=1,
+                replicates=32,
+                per_replicate=per_replicate,
+                advance=lambda count: None,
+            )
+    except (NotImplementedError, TypeError, ValueError):  # there is no density, or f is at fault
+        return {name: torch.zeros_like(value) for name, value in parameters.items()}
+    return _root_mean_square(scores)
+
+
+def _root_mean_square(measured: Measurement) -> dict[str, Tensor]:
+    """Of one estimate, in float64."""
+    return {
+        name: (mean.double().square() + measured.variance[name].double()).sqrt()
+        for name, mean in measured.mean.items()
+    }
 
 
 def _row(
@@ -1341,6 +1427,7 @@ def _row(
     measured: Measurement,
     truth: Parameters | None,
     truth_error: Parameters,
+    sizes: Parameters,
 ) -> Row:
     """The row of the parameters `parts`, whose entries stand side by side."""
 
@@ -1352,7 +1439,8 @@ def _row(
     if truth is not None:
         exact = side_by_side(truth).to(mean.device).double()
         difference = mean.double() - exact
-        rounding = 100 * torch.finfo(mean.dtype).eps * exact.abs().clamp(min=1)
+        rounded = exact.abs() + side_by_side(sizes) + side_by_side(_root_mean_square(measured))
+        rounding = 10 * torch.finfo(mean.dtype).eps * rounded
         uncertain = side_by_side(truth_error).to(mean.device).double()
         limit = _deviations(len(mean)) * spread + uncertain + rounding
         worst = (difference.abs() / limit).argmax()

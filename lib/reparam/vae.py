@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from tqdm.auto import trange
 
 from reparam._checks import check_alike, check_count, check_float
 from reparam.estimators import Enumeration, Learned, Pathwise, ScoreFunction
+from reparam.estimators._contract import modules_in
 from reparam.relaxed import straight_through
 
 __all__ = [
@@ -68,7 +69,7 @@ class GaussianEncoder(nn.Module):
         ValueError: if a size is not positive, or `x` is empty, holds NaN, or has another length,
             dtype or device than the weights.
 
-    Used in chapters 1 and 2; chapter 4 measures its initialization. Source: Kingma and Welling
+    Used from chapter 1 on; chapter 4 measures its initialization. Source: Kingma and Welling
     (2014), appendix C.2, https://arxiv.org/abs/1312.6114.
 
     >>> posterior = GaussianEncoder(64, 128, 8)(torch.zeros(5, 64))
@@ -107,7 +108,7 @@ class BernoulliDecoder(nn.Module):
     Raises:
         As `GaussianEncoder`, of which it is the mirror image.
 
-    Used in chapters 1 and 2.
+    Used from chapter 1 on.
 
     >>> BernoulliDecoder(8, 128, 64)(torch.zeros(5, 8)).mean.shape
     torch.Size([5, 64])
@@ -513,11 +514,8 @@ def _at(x: Tensor, estimator: Estimator) -> Estimator:
 
 
 def _own_parameters(estimator: Estimator | None) -> list[nn.Parameter]:
-    """Those of a control variate or a learned baseline, also of one in another's field."""
-    if isinstance(estimator, nn.Module):
-        return list(estimator.parameters())
-    parts = fields(estimator) if is_dataclass(estimator) else ()
-    return [own for part in parts for own in _own_parameters(getattr(estimator, part.name))]
+    """Those of a control variate or a learned baseline, also of one that another holds."""
+    return [own for module in modules_in(estimator) for own in module.parameters()]
 
 
 def _average_over(sample: Sampler) -> Estimator:
@@ -594,10 +592,10 @@ def quantized_digits_vae(
 class History:
     """What `train` did: one entry per finished epoch, in nats per image.
 
-    `elbo`, `reconstruction` and `kl` average over the epoch, while the weights still move;
-    With an estimator that relaxes discrete codes, so do these two of them that need samples.
-    `held_out` is the ELBO on the validation images at the end of each epoch (empty without them),
-    always with codes drawn exactly.
+    `elbo`, `reconstruction` and `kl` average over the epoch, while the weights still move. Where
+    the estimator relaxes discrete codes, the first two are those of relaxed codes. `held_out` is
+    the ELBO on the validation images at the end of each epoch (empty without them), always with
+    codes drawn exactly.
     """
 
     elbo: Tensor
@@ -644,7 +642,8 @@ def train(
         learning_rate: Adam's.
         sample: draws z from the posterior, see `VAE.terms`.
         estimator: of the gradient, see `VAE.terms`. Parameters of its own are trained beside the
-            model's, on their own objective.
+            model's, on their own objective. Those of an estimator inside a lambda cannot be
+            found, and stay as they are.
         num_samples: K, of each image in each step.
         kl_weight: 1 maximizes the ELBO, 0 the reconstruction alone (chapter 1).
         validation: images held out, shape `[m, pixels]`, for `History.held_out`.
@@ -677,7 +676,7 @@ def train(
     if validation is not None:
         evaluate(vae, validation, num_samples=1)
 
-    weights = [*vae.parameters(), *_own_parameters(estimator)]
+    weights = list(dict.fromkeys([*vae.parameters(), *_own_parameters(estimator)]))
     optimizer = torch.optim.Adam(weights, lr=learning_rate)
     last_finite = _Snapshot(vae)
     done: list[tuple[float, ...]] = []

@@ -1,6 +1,7 @@
 """VAEs with discrete, hybrid and quantized codes, and VAEs trained by any estimator."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -257,6 +258,29 @@ def test_every_estimator_trains_a_categorical_vae_and_itself(name, dtype):
     assert history.elbo.isfinite().all() and (name in OWN) == bool(own)
     for weights, start in zip([*vae.parameters(), *own], before, strict=True):
         assert not torch.equal(weights, start)
+
+
+def test_an_estimator_inside_a_module_is_trained_each_parameter_once():
+    """In a dataclass that is no part of the module; beside it stands the model that is trained."""
+
+    class Wrapped(nn.Module):
+        def __init__(self, inner, vae):
+            super().__init__()
+            self.inner, self.known = inner, [vae]
+
+        def forward(self, f, q, num_samples):
+            return self.inner(f, q, num_samples)
+
+    rebar = REBAR()
+    vae = categorical(torch.float32)
+    before = [w.detach().clone() for w in rebar.parameters()]
+    assert before
+    wrapped = Wrapped(RaoBlackwell(rebar, [0]), vae)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Adam's, where a parameter is there twice
+        train(vae, images(dtype=torch.float32), epochs=1, estimator=wrapped, progress=False)
+    trained = [not torch.equal(w, b) for w, b in zip(rebar.parameters(), before, strict=True)]
+    assert all(trained)
 
 
 def test_a_learned_baseline_learns_the_reconstruction_of_each_image():

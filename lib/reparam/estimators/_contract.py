@@ -1,9 +1,10 @@
 """What every estimator shares: the checks of a call, and gradients that are attached to a value."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
     Categorical,
@@ -35,6 +36,23 @@ def innermost(distribution: Distribution) -> Distribution:
     return distribution
 
 
+def is_discrete(distribution: Distribution) -> bool:
+    """Whether its samples are known to have no path, with `rsample` or without."""
+    try:
+        return distribution.support.is_discrete
+    except NotImplementedError:
+        return False
+
+
+def refuse_forward_mode(name: str) -> None:
+    """For estimator `name`, whose tangent would be 0: it asks what wants a gradient."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            f"{name} has no derivatives in forward mode (torch.func.jvp, jacfwd): use "
+            "torch.func.grad, jacrev or backward()"
+        )
+
+
 def support_of(distribution: Distribution) -> constraints.Constraint:
     """Where its samples lie."""
     try:
@@ -44,6 +62,31 @@ def support_of(distribution: Distribution) -> constraints.Constraint:
             f"{name_of(distribution)} does not say where its samples lie: give it a property "
             "`support`, such as torch.distributions.constraints.real"
         ) from None
+
+
+def modules_in(estimator: object) -> list[nn.Module]:
+    """The module that an estimator is, or those that it holds: a baseline, an outer estimator.
+
+    They are looked for in the fields of dataclasses, in the attributes of modules, and in lists,
+    tuples and dicts of either. What a function refers to stays out of sight. A part of a module
+    stands beside it.
+    """
+    found, seen, todo = [], set(), [estimator]
+    while todo:
+        part = todo.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, nn.Module):
+            found.append(part)
+            todo += vars(part).values()
+        elif isinstance(part, Mapping):
+            todo += part.values()
+        elif isinstance(part, list | tuple):
+            todo += part
+        elif is_dataclass(part) and not isinstance(part, type):
+            todo += [getattr(part, field.name, None) for field in fields(part)]
+    return found
 
 
 def check_call(f: Integrand, distribution: Distribution, num_samples: int) -> None:

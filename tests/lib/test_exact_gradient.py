@@ -1,0 +1,529 @@
+"""`exact_gradient` against closed forms, what it refuses, and the weights of a network."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import (
+    Bernoulli,
+    Beta,
+    Binomial,
+    Categorical,
+    Cauchy,
+    Dirichlet,
+    Exponential,
+    Gamma,
+    Gumbel,
+    Independent,
+    LogNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    OneHotCategorical,
+    Poisson,
+    StudentT,
+    Uniform,
+    VonMises,
+)
+
+from reparam import measure as module
+from reparam.estimators import Enumeration, LeaveOneOut, ScoreFunction
+from reparam.measure import compare, exact_gradient
+
+F64 = torch.float64
+
+
+def T(x):
+    return torch.tensor(x, dtype=F64)
+
+
+NORMAL = {"loc": T(1.0), "scale": T(1.0)}
+
+
+def square(z):
+    return z**2
+
+
+def step(z):
+    return (z > 0).double()
+
+
+PHI = math.exp(-0.125) / math.sqrt(2 * math.pi)
+CLOSED = [
+    ("normal", square, Normal, {"loc": 0.5, "scale": 2.0}, {"loc": 1.0, "scale": 4.0}, 4.25),
+    ("step", step, Normal, {"loc": 0.5, "scale": 1.0}, {"loc": PHI, "scale": -PHI / 2}, None),
+    ("tiny", square, Normal, {"loc": 1e-8, "scale": 1e-8}, {"loc": 2e-8, "scale": 2e-8}, 2e-16),
+    (
+        "offset",
+        lambda z: z + 1e6,
+        Normal,
+        {"loc": 0.5, "scale": 2.0},
+        {"loc": 1.0, "scale": 0.0},
+        None,
+    ),
+    ("exponential", lambda z: z**3, Exponential, {"rate": 0.7}, {"rate": -18 / 0.7**4}, 6 / 0.343),
+    ("slow", lambda z: (0.9 * z).exp(), Exponential, {"rate": 1.0}, {"rate": -90.0}, 10.0),
+    (
+        "gamma",
+        lambda z: z,
+        lambda a, b: Gamma(a, b),
+        {"a": 3.0, "b": 2.0},
+        {"a": 0.5, "b": -0.75},
+        1.5,
+    ),
+    (
+        "beta",
+        lambda z: z,
+        lambda a, b: Beta(a, b),
+        {"a": 2.0, "b": 3.0},
+        {"a": 0.12, "b": -0.08},
+        0.4,
+    ),
+    (
+        "lognormal",
+        lambda z: z,
+        LogNormal,
+        {"loc": 0.0, "scale": 1.0},
+        {"loc": math.exp(0.5), "scale": math.exp(0.5)},
+        None,
+    ),
+    (
+        "gumbel",
+        lambda z: z,
+        Gumbel,
+        {"loc": 1.0, "scale": 2.0},
+        {"loc": 1.0, "scale": 0.5772156649015329},
+        None,
+    ),
+    (
+        "cauchy",
+        torch.atan,
+        Cauchy,
+        {"loc": 0.5, "scale": 1.0},
+        {"loc": 8 / 17, "scale": -2 / 17},
+        None,
+    ),
+    ("student", square, lambda df: StudentT(df), {"df": 3.0}, {"df": -2.0}, 3.0),
+    ("student 2.2", square, lambda df: StudentT(df), {"df": 2.2}, {"df": -50.0}, 11.0),
+    (
+        "uniform",
+        lambda z, t: t * z**2,
+        lambda t: Uniform(torch.full_like(t, -1.0), 3.0),
+        {"t": 2.0},
+        {"t": 7 / 3},
+        14 / 3,
+    ),
+    (
+        "both",
+        lambda z, loc: (z - loc) ** 2,
+        Normal,
+        {"loc": 0.3, "scale": 1.0},
+        {"loc": 0.0, "scale": 2.0},
+        1.0,
+    ),
+    (
+        "batch",
+        square,
+        Normal,
+        {"loc": [0.0, 3.0], "scale": [1.0, 2.0]},
+        {"loc": [0.0, 6.0], "scale": [2.0, 4.0]},
+        [1.0, 13.0],
+    ),
+    ("bernoulli", lambda b: (b - 0.45) ** 2, Bernoulli, {"probs": 0.3}, {"probs": 0.1}, None),
+    (
+        "categorical",
+        lambda k: k.double() ** 2,
+        lambda p: Categorical(p),
+        {"p": [0.2, 0.3, 0.5]},
+        {"p": [-2.3, -1.3, 1.7]},
+        2.3,
+    ),
+    (
+        "one hot",
+        lambda h: h[..., 1] + 4 * h[..., 2],
+        lambda p: OneHotCategorical(p),
+        {"p": [0.2, 0.3, 0.5]},
+        {"p": [-2.3, -1.3, 1.7]},
+        2.3,
+    ),
+    (
+        "coins",
+        lambda b: b.prod(-1),
+        lambda p: Independent(Bernoulli(p), 1),
+        {"p": [0.2, 0.3, 0.5]},
+        {"p": [0.15, 0.1, 0.06]},
+        0.03,
+    ),
+    ("binomial", square, lambda p: Binomial(5, p), {"p": 0.3}, {"p": 17.0}, 3.3),
+]
+
+
+@pytest.mark.parametrize(
+    ("f", "make", "at", "truth", "value"), [c[1:] for c in CLOSED], ids=[c[0] for c in CLOSED]
+)
+def test_closed_forms_lie_within_the_claimed_error(f, make, at, truth, value):
+    result = exact_gradient(f, make, {k: T(v) for k, v in at.items()})
+    for name, gradient in truth.items():
+        off = (result.gradient[name] - T(gradient)).abs()
+        assert (off <= result.error[name] + 1e-14).all(), (name, off, result.error[name])
+        assert (result.error[name] <= 4e-8 * T(gradient).abs().clamp(min=1)).all()
+    if value is not None:
+        assert ((result.value - T(value)).abs() <= result.value_error + 1e-15).all()
+
+
+LEAKS = {
+    "to the left": lambda b: b * nn.functional.pad(b[..., 1:], (0, 1)),
+    "to the right": lambda b: b * nn.functional.pad(b[..., :-1], (1, 0)),
+    "from the last to the second": lambda b: b + (torch.arange(b.shape[-1]) == 1) * b[..., -1:],
+    "from the second to the last": lambda b: b + b[..., 1:2] * (torch.arange(b.shape[-1]) == 4),
+    "sum so far": lambda b: b.cumsum(-1),
+    "softmax": lambda b: b.softmax(-1),
+    "where all are one": lambda b: b * b.prod(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("make", [lambda p: Bernoulli(logits=p), lambda p: Normal(p, 1.0)])
+@pytest.mark.parametrize("leak", LEAKS)
+def test_entries_that_f_mixes(leak, make):
+    """Whatever entry of the batch leaks into whatever other one."""
+    f = LEAKS[leak]
+    with pytest.raises(ValueError, match="f mixes entries of the batch"):
+        exact_gradient(f, make, {"p": torch.zeros(5)})
+
+
+def test_entries_that_f_mixes_in_every_pair_of_a_batch():
+    """Of two dimensions, seven entries: each into each other one, and none into itself."""
+    for i in range(6):
+        for j in range(6):
+
+            def leaky(b, i=i, j=j):
+                flat = b.flatten(-2)
+                leak = flat[..., j : j + 1] * (torch.arange(6) == i)
+                return (flat + leak).unflatten(-1, (2, 3))
+
+            def refused(f):
+                try:
+                    exact_gradient(f, lambda p: Bernoulli(logits=p), {"p": torch.zeros(2, 3)})
+                except ValueError as reason:
+                    return "f mixes entries" in str(reason)
+                return False
+
+            assert refused(leaky) is (i != j)
+
+
+def test_entries_that_f_mixes_where_ones_are_rare():
+    """One in a million, which no sample has."""
+    with pytest.raises(ValueError, match="f mixes entries of the batch"):
+        exact_gradient(LEAKS["to the left"], Bernoulli, {"probs": torch.full((3,), 1e-6)})
+
+
+def test_samples_that_f_mixes():
+    """`z - z.mean()` is 0 at one point alone."""
+    with pytest.raises(ValueError, match="f mixes samples"):
+        exact_gradient(lambda z: (z - z.mean()) ** 2, Normal, NORMAL)
+
+
+def test_two_variables_with_a_corner():
+    result = exact_gradient(
+        lambda z: (z > 0).all(-1).double(),
+        lambda loc: MultivariateNormal(loc, torch.eye(2, dtype=loc.dtype)),
+        {"loc": T([0.0, 0.0])},
+        break_points=[0.0],
+        tolerance=1e-6,  # finer takes seconds
+    )
+    off = (result.gradient["loc"] - 0.5 / math.sqrt(math.tau)).abs()
+    assert (off <= result.error["loc"]).all() and (off < 1e-7).all()
+    assert (result.error["loc"] < 1e-6).all()
+
+
+REFUSED = {
+    "moving support": (
+        lambda z: z,
+        lambda t: Uniform(torch.zeros_like(t), t),
+        {"t": 2.0},
+        "support",
+    ),
+    "moving jump": (
+        lambda z, loc: (z > loc).double(),
+        lambda loc: Normal(loc, 1.0),
+        {"loc": 0.5},
+        "jump",
+    ),
+    "poisson": (square, Poisson, {"rate": 2.0}, "Poisson is not finite"),
+    "dirichlet": (
+        lambda z: z[..., 0],
+        Dirichlet,
+        {"concentration": [1.0, 2.0]},
+        "no quadrature for a support",
+    ),
+    "no mean": (lambda z: z, Cauchy, {"loc": 0.5, "scale": 1.0}, "not converge"),
+    "no variance": (square, Cauchy, {"loc": 0.0, "scale": 1.0}, "no exact gradient"),
+    "grows as fast as the density falls": (
+        lambda z: (z**2 / 2).exp(),
+        Normal,
+        {"loc": 0.0, "scale": 1.0},
+        "density underflows",
+    ),
+    "and faster": (
+        lambda z: (0.5001 * z**2).exp(),
+        Normal,
+        {"loc": 0.0, "scale": 1.0},
+        "density underflows",
+    ),
+    "exponentially": (lambda z: z.exp(), Exponential, {"rate": 1.0}, "density underflows"),
+    "pole": (lambda z: 1 / (z - 0.3).abs(), Normal, {"loc": 0.0, "scale": 1.0}, "not converge"),
+    "jumps overlooked": (
+        lambda z: (3 * z).floor(),
+        Normal,
+        {"loc": 0.5, "scale": 1.0},
+        "two quadratures of the slope in loc differ",
+    ),
+    "clamped at 0": (square, Bernoulli, {"probs": 0.0}, "clamps"),
+    "clamped at 1": (square, Bernoulli, {"probs": 1.0}, "clamps"),
+    "clamped near 0": (square, Bernoulli, {"probs": 1e-20}, "clamps"),
+    "NaN seen": (lambda z: z.log(), Normal, {"loc": 0.0, "scale": 1.0}, "f returned NaN"),
+    "NaN far out": (
+        lambda z: torch.where(z > 5, torch.nan, z),
+        Normal,
+        {"loc": 0.0, "scale": 1.0},
+        "f is NaN at z",
+    ),
+    "noise in f": (
+        lambda z: z + torch.randn_like(z),
+        Normal,
+        {"loc": 0.0, "scale": 1.0},
+        "two values at the same z",
+    ),
+    "mixed": (
+        lambda z: z - z.mean(-1, keepdim=True),
+        Normal,
+        {"loc": [0.0, 1.0], "scale": [1.0, 1.0]},
+        "mixes entries",
+    ),
+    "shape": (lambda z: z.sum(), Normal, {"loc": 0.0, "scale": 1.0}, "one value for each sample"),
+    "type": (lambda z: 1.0, Normal, {"loc": 0.0, "scale": 1.0}, "got float"),
+    "float32 inside": (
+        lambda z: z.unsqueeze(-1) @ torch.ones(1),
+        Normal,
+        {"loc": 0.0, "scale": 1.0},
+        "float64 samples",
+    ),
+    "three variables": (
+        lambda z: z.sum(-1),
+        lambda loc: Independent(Normal(loc, 1.0), 1),
+        {"loc": [0.0] * 3},
+        "up to 2 continuous variables an event, got 3",
+    ),
+    "too many points": (
+        lambda z: z.sum(-1),
+        lambda p: Independent(Bernoulli(p), 1),
+        {"p": [0.5] * 21},
+        r"2\*\*21 points",
+    ),
+    "a circle": (torch.cos, VonMises, {"loc": 0.3, "concentration": 2.0}, "no exact gradient"),
+}
+
+
+@pytest.mark.parametrize(("f", "make", "at", "says"), REFUSED.values(), ids=REFUSED)
+def test_no_answer_rather_than_a_wrong_one(f, make, at, says):
+    with pytest.raises(ValueError, match=says):
+        exact_gradient(f, make, {k: T(v) for k, v in at.items()})
+
+
+@pytest.mark.parametrize("width", [0.1, 0.01, 0.003])
+def test_spikes_down_to_the_stated_width(width):
+    scale = 1 + width**2
+    value = math.exp(-0.02 / scale) / math.sqrt(scale)
+    result = exact_gradient(
+        lambda z: (-((z - 0.3) ** 2) / (2 * width**2)).exp() / width,
+        lambda loc: Normal(loc, 1.0),
+        {"loc": T(0.5)},
+    )
+    assert result.gradient["loc"].item() == pytest.approx(-0.2 / scale * value, abs=1e-8)
+
+
+# --- weights of an encoder -----------------------------------------------------------------------
+
+
+def encoder_for(outputs, dtype=F64, activation=nn.Tanh):
+    torch.manual_seed(4)
+    return nn.Sequential(
+        nn.Linear(3, 4, dtype=dtype), activation(), nn.Linear(4, outputs, dtype=dtype)
+    )
+
+
+def coins_of(encoder, x):
+    return lambda **w: Independent(
+        Bernoulli(logits=torch.func.functional_call(encoder, w, (x,))), 1
+    )
+
+
+COINS = torch.tensor([[a, b] for a in (0, 1) for b in (0, 1)], dtype=F64)
+
+
+def summed_by_hand(encoder, x, value):
+    """`∇ Σ_z q(z) f(z)`, the four points of two coins written out."""
+    theta = encoder(x).sigmoid()
+    total = 0.0
+    for z in COINS.to(x):
+        mass = (theta * z + (1 - theta) * (1 - z)).prod(-1)
+        total = total + (mass * value(z, theta)).sum()
+    return torch.autograd.grad(total, list(encoder.parameters()))
+
+
+def rough(z, theta=None):
+    return (z[..., 0] - 0.3 * z[..., 1] - 0.2) ** 2 + 3.0 * (z.sum(-1) > 1)
+
+
+def test_the_truth_for_the_weights_of_an_encoder():
+    encoder, x = encoder_for(2), torch.randn(5, 3, dtype=F64)
+    weights = dict(encoder.named_parameters())
+    assert "0.weight" in weights
+    truth = exact_gradient(rough, coins_of(encoder, x), weights, per_replicate=True)
+    hand = summed_by_hand(encoder, x, rough)
+    for (name, got), wanted in zip(truth.gradient.items(), hand, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-13)
+        assert (truth.error[name] >= (got - wanted).abs()).all()
+        assert (truth.error[name] < 1e-10).all()
+    assert truth.value.shape == (5,)
+    with pytest.raises(ValueError, match="pass per_replicate=True"):
+        exact_gradient(rough, coins_of(encoder, x), weights)
+
+
+def test_the_truth_where_f_depends_on_the_weights():
+    """`f(z, **weights)`, as an ELBO is: its own slope at fixed z is part of the truth."""
+    encoder, x = encoder_for(2), torch.randn(5, 3, dtype=F64)
+    make = coins_of(encoder, x)
+
+    def elbo(z, **weights):
+        return rough(z) - make(**weights).log_prob(z)
+
+    truth = exact_gradient(elbo, make, dict(encoder.named_parameters()), per_replicate=True)
+
+    def by_hand(z, theta):
+        return rough(z) - (theta.log() * z + (1 - theta).log() * (1 - z)).sum(-1)
+
+    for got, wanted in zip(
+        truth.gradient.values(), summed_by_hand(encoder, x, by_hand), strict=True
+    ):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_the_truth_in_the_dtype_of_the_network(monkeypatch):
+    """A float32 network over float32 data, read as it is; also in chunks of a single point."""
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    encoder, decoder = encoder_for(2, torch.float32, nn.ReLU), nn.Linear(2, 1)
+    x = torch.randn(5, 3)
+
+    def f(z, theta=None):
+        return decoder(z).squeeze(-1).square()
+
+    truth = exact_gradient(
+        f, coins_of(encoder, x), dict(encoder.named_parameters()), per_replicate=True
+    )
+    encoder, decoder, x = encoder.double(), decoder.double(), x.double()
+    for (name, got), wanted in zip(
+        truth.gradient.items(), summed_by_hand(encoder, x, f), strict=True
+    ):
+        assert ((got - wanted).abs() <= truth.error[name]).all()
+        assert (truth.error[name] < 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_truth_by_quadrature_and_the_chain_rule(dtype):
+    """`E z²` = μ² + σ² and `E 1[z > 0]` = Φ(μ/σ), differentiated by the weights."""
+    encoder, x = encoder_for(2, dtype), torch.randn(4, 3, dtype=dtype)
+    weights = dict(encoder.named_parameters())
+
+    def make(**w):
+        loc, raw = torch.func.functional_call(encoder, w, (x,)).unbind(-1)
+        return Normal(loc, raw.exp())
+
+    q = make(**weights)
+    for f, value, breaks in (
+        (square, q.loc**2 + q.scale**2, []),
+        (step, torch.special.ndtr(q.loc / q.scale), [0.0]),
+    ):
+        truth = exact_gradient(f, make, weights, breaks, per_replicate=True)
+        hand = torch.autograd.grad(value.sum(), list(weights.values()), retain_graph=True)
+        torch.testing.assert_close(truth.value, value.double(), rtol=1e-6, atol=1e-6)
+        for (name, got), wanted in zip(truth.gradient.items(), hand, strict=True):
+            off = (got - wanted.double()).abs()
+            assert (off <= truth.error[name] + 1e-14).all(), (name, off, truth.error[name])
+            assert (truth.error[name] < (1e-6 if dtype == F64 else 1e-3)).all()
+
+
+def lopsided(encoder, x):
+    """A mixture, which cannot be taken apart."""
+    return lambda **w: MixtureSameFamily(
+        Categorical(logits=torch.func.functional_call(encoder, w, (x,))),
+        Normal(T([[-1.0, 1.0]] * 5), 1.0),
+    )
+
+
+def noisy(encoder, x):
+    return lambda **w: Bernoulli(
+        logits=nn.functional.dropout(torch.func.functional_call(encoder, w, (x,)), 0.5)
+    )
+
+
+def flat(encoder, x):
+    return lambda **w: Normal(torch.func.functional_call(encoder, w, (x,)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "f", "says"),
+    [
+        (noisy, square, "put the network in eval mode"),
+        (lopsided, square, "no exact gradient: .*MixtureSameFamily"),
+        (flat, lambda z, **w: z * w["0.bias"].sum(), "f depends on the weights itself"),
+        (flat, lambda z: z.sum(), "one value for each sample"),
+        (lambda e, x: lambda **w: 3, square, "must return a torch.distributions.Distribution"),
+        (coins_of, lambda z: z.sum(-1) * math.nan, "f returned NaN"),
+        (coins_of, lambda z: torch.randn(len(z), 5).to(z), "two values at the same z"),
+        (
+            coins_of,
+            lambda z: z.float() @ torch.ones(2, dtype=F64),
+            "no exact gradient: f fails on float64 samples",
+        ),
+    ],
+)
+def test_no_truth_for_weights_rather_than_a_wrong_one(make, f, says):
+    encoder, x = encoder_for(2), torch.randn(5, 3, dtype=F64)
+    with pytest.raises((TypeError, ValueError), match=says):
+        exact_gradient(f, make(encoder, x), dict(encoder.named_parameters()), per_replicate=True)
+
+
+def test_compare_on_the_weights_of_an_encoder():
+    """As in the docstring; a straight-through estimate is found out."""
+    encoder, x = encoder_for(2, torch.float32, nn.ReLU), torch.randn(5, 3)
+
+    def straight_through(f, q, num_samples):
+        theta = q.base_dist.probs
+        z = q.sample((num_samples,))
+        return f(z + theta - theta.detach()).mean(0)
+
+    def f(z):
+        return (z.sum(-1) - 0.45) ** 2
+
+    weights = dict(encoder.named_parameters())
+    estimators = {"straight-through": straight_through, "score": ScoreFunction(LeaveOneOut())}
+    table = compare(
+        estimators,
+        f,
+        lambda **w: Independent(Bernoulli(logits=torch.func.functional_call(encoder, w, (x,))), 1),
+        weights,
+        num_samples=2,
+        replicates=400,
+        per_replicate=True,
+    )
+    biased, right = table.totals
+    assert biased.biased is True and right.biased is False
+    assert [row.parameter for row in table.rows] == list(weights) * 2
+    hand = summed_by_hand(encoder, x, lambda z, theta: f(z))
+    for got, wanted in zip(table.truth.values(), hand, strict=True):
+        torch.testing.assert_close(got, wanted.double(), rtol=0, atol=1e-5)
+    enumerated = compare({"sum": Enumeration()}, f, coins_of(encoder, x), weights, 1, 2, True)
+    assert enumerated.totals[0].biased is False and enumerated.totals[0].variance < 1e-10
+    assert all(p.grad is None for p in encoder.parameters())
