@@ -244,7 +244,7 @@ HISTOGRAMS = {
     "sine": lambda z: torch.sin(5 * z),
     "step": lambda z: (z > 1.5).to(z) + 0 * z,
 }
-PLACES = [(1.0, 1.0), (-1.3, 0.25), (2.0, 0.6), (0.0, 2.5)]
+PLACES = [(1.0, 1.0), (-1.3, 0.25), (2.0, 0.6), (0.0, 2.5), (1.25, 0.1)]
 
 
 class Shared(Given):
@@ -316,7 +316,22 @@ def test_every_estimate_is_the_librarys(f, k):
             assert seen["variance"] == pytest.approx(want.var().item(), abs=1e-12)
             error = ((((want - m) ** 4).mean() - want.var() ** 2).clamp(min=0) / 200).sqrt()
             assert seen["error"] == pytest.approx(error.item(), abs=1e-9)
-            assert sum(got["bins"][row]) + sum(got["beyond"][row]) == 200
+            assert sum(got["bins"][row]) == 200
+            low, high = got["ticks"][0], got["ticks"][-1]
+            assert low <= want.min() and want.max() <= high, "the axis holds every estimate"
+            for middle, half in (
+                (got["center"][row], math.sqrt(got["exact"][row])),
+                (m.item(), want.std().item()),
+            ):
+                assert low <= middle - half and middle + half <= high, "and every bar"
+            width = (high - low) / 80
+            columns = ((want - low) / width).floor().clamp(max=79).long()
+            near = ((want - low) / width + 0.5).remainder(1) - 0.5
+            if (near.abs() > 1e-6).all():
+                assert got["bins"][row] == torch.bincount(columns, minlength=80).tolist()
+        far = ((want - want.mean()) ** 2).sort(descending=True).values
+        if far.sum() > 0:
+            assert got["farthest"] == pytest.approx((far[:5].sum() / far.sum()).item(), rel=1e-9)
 
 
 def test_every_corner_of_the_sandbox_has_finite_numbers():
@@ -325,13 +340,14 @@ def test_every_corner_of_the_sandbox_has_finite_numbers():
         """(() => {
             const seen = [Infinity, 0, 0];
             for (const f of ["square", "shifted", "sine", "step"]) for (const by of ["mu", "sigma"])
-                for (const mu of [-2, 0, 2]) for (const sigma of [0.25, 2.5]) {
+                for (const mu of [-2, 0, 2]) for (const sigma of [0.1, 2.5]) {
                     const place = { ...state, n: 200, f, by, mu, sigma, k: "16" };
-                    const { exact, high, bins, beyond } = widget.spec.model(place);
+                    const { exact, ticks, bins } = widget.spec.model(place);
                     seen[0] = Math.min(seen[0], exact.path, exact.score);
-                    seen[1] = Math.max(seen[1], high);
-                    const marks = [bins.path, beyond.path, bins.score, beyond.score].flat();
+                    seen[1] = Math.max(seen[1], -ticks[0], ticks.at(-1));
+                    const marks = [bins.path, bins.score].flat();
                     seen[2] += 400 - marks.reduce((a, b) => a + b);
+                    if (ticks.length < 5 || ticks.length > 9) seen[2] += 1;
                 }
             return seen;
         })()""",
@@ -378,30 +394,63 @@ def test_the_histograms_stay_covered_until_they_are_drawn():
     assert covered == "n" and rows == 2 and "5.48" not in words
     explorer.state.update(n=200)
     covered, words, rows = run_javascript(explorer, shown)
-    assert covered == "bet" and rows == 1 and "5.48" in words and "210" not in words
-    explorer.state.update(bet="none")
+    assert covered == "bet" and rows == 1 and "5.48" in words
+    assert "12.5" not in words and "210" not in words
+    assert "the 5 farthest of 200, 54 % of it" in words
+    bet = f"""(() => {{
+        state.bet = "none";
+        widget.spec.moved(state, "bet");
+        return [state.f, state.opened, {shown}];
+    }})()"""
+    f, opened, (covered, words, rows) = run_javascript(explorer, bet)
+    assert (f, opened) == ("sine", "02"), "the surprise is one gesture from the first finding"
+    assert covered == "f" and rows == 2 and "12.5" in words and "210" not in words
+    explorer.state.update(bet="none", opened="021", f="shifted")
     covered, words, rows = run_javascript(explorer, shown)
-    assert covered == "f" and rows == 1 and "12.5" not in words
-    explorer.state.update(opened="021", f="shifted")
-    covered, words, rows = run_javascript(explorer, shown)
-    assert covered == "f,k,by,mu,sigma" and rows == 3 and "12.5" in words and "0.352" not in words
+    assert covered == "f,k,by,mu,sigma" and rows == 3 and "210" in words and "0.352" not in words
 
 
-def test_the_score_function_wins_by_100_to_1_only_where_both_are_unbiased():
+def test_the_stated_standard_deviations_are_the_exact_ones():
+    explorer = two_histograms()
+    explorer.state.update(guess="yes", n=200, bet="path", opened="02", f="sine")
+    words = run_javascript(explorer, "widget.spec.ask.verdict(widget.spec.model(state))")
+    for f in ("square", "sine"):
+        exact = view(explorer, f=f)["exact"]
+        path, score = (f"{math.sqrt(exact[row]):.2f}" for row in ("path", "score"))
+        assert f"Exact: ± {path} and ± {score}." in words
+
+
+def test_one_estimate_is_not_called_a_mean():
+    explorer = two_histograms()
+    drawn = "((view) => widget.spec.draw(view, widget.spec.layout({width: 700, font: 14}, view)))"
+    for k, words in (("1", "Pathwise, one estimate: f′(z)"), ("4", "Pathwise, mean of 4: f′(z)")):
+        explorer.state.update(guess="yes", n=200, k=k)
+        assert words in run_javascript(explorer, f"{drawn}(widget.spec.model(state))")
+
+
+def test_flipping_back_takes_a_narrow_q_at_the_right_place():
     goal = "widget.spec.goal(widget.spec.model(state))"
     explorer = two_histograms()
     assert run_javascript(explorer, goal) is False, "it would give the predictions away"
-    explorer.state.update(guess="yes", n=200, bet="both", opened="0123")
+    explorer.state.update(guess="yes", n=200, bet="none", opened="0123", f="sine")
     for changes, done in (
-        ({"f": "sine"}, False),
-        ({"f": "sine", "sigma": 2.0, "k": "16"}, True),
-        ({"f": "sine", "sigma": 1.9}, False),
-        ({"f": "sine", "sigma": 2.5, "mu": -0.3}, True),
-        ({"f": "step", "sigma": 2.5}, False),
-        ({"f": "square", "sigma": 2.5, "mu": 0.0}, False),
+        ({}, False),
+        ({"sigma": 0.1}, False),  # the end of one slider is not enough
+        ({"mu": 0.0}, False),
+        ({"sigma": 0.1, "mu": 0.0}, True),
+        ({"sigma": 0.1, "mu": 1.25, "k": "16"}, True),
+        ({"sigma": 0.15, "mu": 0.0}, False),
+        ({"sigma": 0.1, "mu": 0.0, "by": "sigma"}, False),
+        ({"f": "shifted", "sigma": 0.1, "mu": 0.0}, False),  # wins, but never lost
+        ({"f": "step", "sigma": 0.1}, False),
     ):
-        explorer.state.update({"k": "1", "mu": 1.0, "sigma": 1.0} | changes)
+        explorer.state.update(
+            {"f": "sine", "k": "1", "by": "mu", "mu": 1.0, "sigma": 1.0} | changes
+        )
         assert run_javascript(explorer, goal)["done"] is done, changes
+    places = """[...Array(81).keys()].filter((i) => widget.spec.goal(widget.spec.model(
+        { ...state, f: "sine", k: "1", by: "mu", sigma: 0.1, mu: i / 20 - 2 })).done).length"""
+    assert run_javascript(explorer, places) >= 5
 
 
 def test_goals_can_be_reached_and_start_unreached():

@@ -248,26 +248,40 @@ def test_brackets_first_then_three_estimates_then_two_hundred(opened):
         expect(status(page)).to_contain_text(numbers.replace("-", "−"))
     page.get_by_role("button", name="Draw 200").click()
     expect(status(page)).to_contain_text("exact variance 4.00 pathwise, 30.0 score function.")
+    expect(status(page)).to_contain_text(
+        "Most score function estimates lie near 0; a few huge ones"
+    )
+    for words in ("± 1.97", "± 5.29"):
+        assert page.get_by_text(f"measured {words}").count() == 1
     expect(verdict).to_contain_text("± 2.00 and ± 5.48")
-    expect(page.get_by_role("button", name="both", exact=True)).to_be_visible()
+    bet = page.get_by_role("button", name="the pathwise one")
+    expect(bet).to_be_visible()
     expect(page.get_by_role("group", name="Function f")).to_be_hidden()  # another guess first
-    page.get_by_role("button", name="both", exact=True).click()
-    expect(verdict).to_contain_text("Your guess for z² + 10: both. Now press z² + 10.")
+    bet.click()  # and its answer is there
+    expect(verdict).to_contain_text(
+        "Your guess for sin 5z, the wider: the pathwise one. Exact: ± 3.54"
+    )
+    expect(status(page)).to_contain_text(
+        "12.5 pathwise, 0.500 score function. The score function estimate wins, 25.0 to 1."
+    )
+    expect(verdict).to_contain_text("before you press z² + 10, say which")
+    assert page.get_by_role("button", name="16", exact=True).count() == 0  # the sandbox waits
     for f, numbers in (
         ("z² + 10", "4.00 pathwise, 210 score function. The pathwise estimate wins"),
-        ("sin 5z", "12.5 pathwise, 0.500 score function. The score function estimate wins"),
         ("step at 1.5", "0 pathwise, 0.361 score function. Pathwise varies least and is wrong"),
     ):
-        expect(page.get_by_role("button", name="4", exact=True)).to_be_visible(
-            visible=f == "step at 1.5"
-        )
         page.get_by_role("button", name=f, exact=True).click()
         expect(status(page)).to_contain_text(numbers)
-    expect(verdict).to_contain_text("Seen: only the score function's histogram gets wider.")
+        expect(page.get_by_role("button", name="16", exact=True)).to_be_visible()
+    expect(verdict).not_to_contain_text("before you press")
     page.get_by_role("button", name="sin 5z").click()
     expect(page.get_by_text("Not yet.")).to_be_visible()
     page.get_by_role("slider", name="Standard deviation σ").focus()
-    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    expect(page.get_by_text("Not yet.")).to_be_visible()
+    less = page.get_by_role("button", name="Mean μ: less")
+    for _ in range(7):
+        less.click()
     expect(page.locator(".goal")).to_contain_text("Reached.")
     assert verdict.inner_text().startswith("Your guess for z²")
 
@@ -528,9 +542,9 @@ def test_every_width(opened, name, width):
     corners = [ALL["mu_sigma_epsilon"] + f"&mu={mu}&sigma={sigma}" for mu in (-2, 2)
                for sigma in (0.25, 2.25)]  # fmt: skip
     corners += [f"#two-histograms:path={w}&score={v}" for w, v in ((0.5, 15), (15, 6))]
-    corners += [ALL["two_histograms"] + f"&f={f}&by={by}&mu={mu}&sigma={sigma}&k=16"
+    corners += [ALL["two_histograms"] + f"&f={f}&by={by}&mu={mu}&sigma={sigma}&k={k}"
                 for f in ("square", "shifted", "sine", "step") for by in ("mu", "sigma")
-                for mu in (-2, 2) for sigma in (0.25, 2.5)]  # fmt: skip
+                for mu in (-2, 2) for sigma in (0.1, 2.5) for k in (1, 16)]  # fmt: skip
     corners += [f"#two-histograms:guess=yes&n={n}&path=15&score=5" for n in (0, 3, 200)]
     corners += ["#chooser:guess=0", "#chooser:guess=1&z=continuous&f=black&density=unknown"]
     corners += [ALL["fresh_or_frozen"] + f"&mu={mu}&noise=fresh" for mu in (0, 2)]
