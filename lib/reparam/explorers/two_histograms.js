@@ -75,7 +75,7 @@ function model(state) {
   const whole = state.n === COUNT;
   const start = state.f === "square" && state.mu === 1 && state.sigma === 1 && state.k === "1" && state.by === "mu";
   // An axis that holds every estimate, bracket and bar: nothing lies beyond its ends.
-  const ends = [now.truth, ...ROWS.flatMap((row) => {
+  const ends = [now.truth - 0.01, now.truth + 0.01, ...ROWS.flatMap((row) => {
     const half = start ? WIDEST : Math.sqrt(now.exact[row]);
     return [...now.estimates[row], now.center[row] - half, now.center[row] + half];
   })];
