@@ -28,6 +28,7 @@ from reparam.estimators._contract import (
     draw,
     finite_density,
     innermost,
+    is_discrete,
     name_of,
     sampled,
     values_of,
@@ -65,8 +66,10 @@ def elbo(
       The normalization divides the gradient by the signal's running standard deviation where that
       exceeds 1: the direction is unbiased, the length is not.
 
-    Any other estimator does its part as well, as in `REBAR()(log_weight, posterior)` with
-    `log_weight = lambda z: log_joint(z) - posterior.log_prob(z)`.
+    Any other estimator does its part as well, as in `DisARM()(log_weight, posterior)` with
+    `log_weight = lambda z: log_joint(z) - posterior.log_prob(z)`. Where it asks for `f` between
+    the outcomes, as `GumbelSoftmax`, `REBAR` and `RELAX` do, make the distributions of both terms
+    with `validate_args=False`: torch refuses a log-density at a relaxed sample otherwise.
 
     Args:
         log_joint: maps samples `[n, *batch_shape, *event_shape]` to `[n, *batch_shape]`, in nats.
@@ -188,6 +191,11 @@ def _check(
     if gradient not in kinds:
         known = ", ".join(map(repr, kinds))
         raise ValueError(f"{name} knows the gradients {known}, got {gradient!r}")
+    if gradient in _PATHWISE and posterior.has_rsample and is_discrete(posterior):
+        raise ValueError(
+            f"gradient={gradient!r} needs samples that have a path, and those of "
+            f"{name_of(posterior)} are discrete: use {_instead(kinds)}"
+        )
     if gradient in _PATHWISE and not posterior.has_rsample:
         raise ValueError(
             f"gradient={gradient!r} needs a posterior with rsample, and {name_of(posterior)} has "

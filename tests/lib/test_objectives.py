@@ -20,12 +20,14 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     OneHotCategorical,
+    OneHotCategoricalStraightThrough,
     TransformedDistribution,
     Uniform,
 )
 
 from reparam.estimators import (
     NVIL,
+    REBAR,
     Constant,
     DisARM,
     Enumeration,
@@ -868,3 +870,17 @@ def test_an_infinite_density_is_named(gradient):
     a = torch.full((5000,), 0.1, requires_grad=True)
     with pytest.raises(ValueError, match=r"log q of Kumaraswamy is infinite or NaN at \d+ of"):
         importance_weighted_bound(lambda z: -(z**2), Kumaraswamy(a, a), 2, gradient=gradient)
+
+
+def test_a_relaxation_of_the_bound_as_the_docstring_has_it():
+    logits = T([0.4, -1.0])
+    q = Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+    prior = Independent(Bernoulli(probs=torch.full((2,), 0.5), validate_args=False), 1)
+    bound = REBAR()(lambda z: prior.log_prob(z) - q.log_prob(z), q, 4)
+    assert torch.autograd.grad(bound, logits)[0].isfinite().all()
+
+
+def test_discrete_samples_have_no_path_even_with_rsample():
+    q = OneHotCategoricalStraightThrough(logits=T([0.4, -1.0]))
+    with pytest.raises(ValueError, match="discrete: use gradient='score'"):
+        elbo(lambda z: z.sum(-1), q)

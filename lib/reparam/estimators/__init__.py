@@ -8,6 +8,16 @@ distribution's parameters and to whatever else `f` depends on, is the one its na
     estimator(f, q).sum().backward()
 
 is all a user writes, and changing the estimator is changing one word.
+
+Three limits of all of them:
+
+- `f` leaves its samples as they are: `b - 0.45`, not `b -= 0.45`.
+- Derivatives are those of reverse mode: `backward()`, `torch.autograd.grad`, `torch.func.grad`. In
+  forward mode (`torch.func.jvp`, `jacfwd`) most raise; none is silently wrong.
+- Probabilities lie between 0 and 1. Where `probs` is exactly 0 or 1, torch clamps it, and whatever
+  passes through its `log_prob` or its logits has the derivative 0 there, not that of `E[f]`. That
+  goes for `Enumeration` as well. Use `logits`, which may be minus infinity for a class that is
+  ruled out; `MeasureValued` alone is right for `probs` of 0 and 1.
 """
 
 from reparam.estimators.antithetic import ARM, DisARM

@@ -53,6 +53,23 @@ def refuse_forward_mode(name: str) -> None:
         )
 
 
+def is_discrete(distribution: Distribution) -> bool:
+    """Whether its samples are known to have no path, with `rsample` or without."""
+    try:
+        return distribution.support.is_discrete
+    except NotImplementedError:
+        return False
+
+
+def refuse_forward_mode(name: str) -> None:
+    """For estimator `name`, whose tangent would be 0: it asks what wants a gradient."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            f"{name} has no derivatives in forward mode (torch.func.jvp, jacfwd): use "
+            "torch.func.grad, jacrev or backward()"
+        )
+
+
 def support_of(distribution: Distribution) -> constraints.Constraint:
     """Where its samples lie."""
     try:

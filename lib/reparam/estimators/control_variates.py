@@ -19,6 +19,7 @@ from reparam.estimators._contract import (
     name_of,
     parameters_of,
     rebuilt,
+    refuse_forward_mode,
     values_of,
 )
 from reparam.estimators._relaxing import relaxable
@@ -56,6 +57,7 @@ class _ControlVariate(nn.Module):
     def forward(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         name = type(self).__name__
+        refuse_forward_mode(name)
         logits, kind = relaxable(name, distribution)
         if not (torch.is_grad_enabled() and logits.requires_grad):
             return values_of(f, draw(distribution, num_samples), distribution).mean(0)
@@ -205,6 +207,7 @@ class RELAX(_ControlVariate):
                 "RELAX can be biased where the support moves with the parameters, as that of "
                 f"{name_of(distribution)} does: use Pathwise"
             )
+        refuse_forward_mode("RELAX")
         parameters = parameters_of(distribution)
         wanted = {name: p for name, p in parameters.items() if p.requires_grad}
         if not (torch.is_grad_enabled() and wanted):

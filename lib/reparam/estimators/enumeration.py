@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
     Categorical,
@@ -14,7 +14,7 @@ from torch.distributions import (
     OneHotCategorical,
 )
 
-from reparam._checks import any_true
+from reparam._checks import any_true, check_count
 from reparam.estimators._contract import (
     Integrand,
     check_call,
@@ -60,6 +60,9 @@ class Enumeration:
     """
 
     max_points: int = 2**20
+
+    def __post_init__(self) -> None:
+        check_count("max_points", self.max_points)
 
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
@@ -115,7 +118,11 @@ class RaoBlackwell:
     enumerate: Sequence[int]
 
     def __post_init__(self) -> None:
-        if not callable(self.outer):
+        if isinstance(self.outer, type):
+            name = self.outer.__name__
+            raise TypeError(f"outer must be an estimator, got the class {name}: use {name}()")
+        forward = getattr(type(self.outer), "forward", None)  # a module has one, of its own or not
+        if forward is nn.Module.forward or not callable(self.outer):
             raise TypeError(
                 "outer must be an estimator such as ScoreFunction(), got "
                 f"{type(self.outer).__name__}"

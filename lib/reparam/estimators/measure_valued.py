@@ -26,6 +26,7 @@ from reparam.estimators._contract import (
     innermost,
     name_of,
     parameters_of,
+    refuse_forward_mode,
     values_of,
 )
 from reparam.noise import exponential_noise
@@ -65,7 +66,10 @@ class MeasureValued:
     Higher derivatives: none; a second one raises.
 
     Args:
-        coupled: whether the two parts share their noise, which lowers the variance of smooth `f`.
+        coupled: whether the two parts share their noise. That lowers the variance for a Normal's
+            loc where `f` is even around it, and for its scale and the other distributions where `f`
+            is smooth. It raises that of the loc where `f` is monotone, as the parts lie on opposite
+            sides, and doubles it for `f(z) = z`.
         f, distribution, num_samples: as for every estimator (see `Pathwise`).
 
     Raises:
@@ -74,7 +78,7 @@ class MeasureValued:
             wants a gradient, or if `f` returns a wrong shape or NaN.
         NotImplementedError: if a second derivative is taken.
 
-    Derived in chapter 3. Source: Mohamed et al. (2020), section 6 and its table of decompositions,
+    Derived in chapter 7. Source: Mohamed et al. (2020), section 6 and its table of decompositions,
     https://arxiv.org/abs/1906.10652, after Pflug (1989), https://doi.org/10.1007/BF02243227.
 
     >>> import torch
@@ -92,6 +96,7 @@ class MeasureValued:
 
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
+        refuse_forward_mode("MeasureValued")
         decompose = _decomposition(distribution)
         z = draw(distribution, num_samples)
         values = values_of(f, z, distribution)

@@ -11,7 +11,9 @@ from reparam.estimators._contract import (
     check_call,
     check_differentiable,
     innermost,
+    is_discrete,
     name_of,
+    refuse_forward_mode,
     support_of,
     values_of,
 )
@@ -33,7 +35,9 @@ class Pathwise:
     Bias: none where `φ ↦ f(g(eps; φ))` is absolutely continuous for almost every `eps` with a
     dominated derivative; a step in `f` breaks that, silently (chapter 2 shows it, and
     `reparam.measure.compare` finds it).
-    Cost: `num_samples` evaluations of `f`.
+    Cost: `num_samples` evaluations of `f`. If implicit, the variance has no bound for a mixture
+    whose modes are far apart: nearly all of the slope in its weights then lies in the gap between
+    them, where nearly no sample falls: an average can look settled, and miss it.
     Higher derivatives: right, where the distribution's own `rsample` has them. If implicit: the
     first and the second are right, a third is not.
 
@@ -48,9 +52,9 @@ class Pathwise:
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if the distribution has no `rsample`, or, if implicit, no `cdf` that torch can
-            differentiate, if `f` returns a wrong shape or NaN, or
-            if the value of `f` does not depend on the sample through a graph.
+        ValueError: if the distribution is discrete or has no `rsample`, or, if implicit, no `cdf`
+            that torch can differentiate, if `f` returns a wrong shape or NaN, or if the value of
+            `f` does not depend on the sample through a graph.
 
     Derived in chapter 2. Source: Kingma and Welling (2014), https://arxiv.org/abs/1312.6114;
     surveyed by Mohamed et al. (2020), section 5, https://arxiv.org/abs/1906.10652; implicit:
@@ -72,7 +76,14 @@ class Pathwise:
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         if self.implicit:
+            refuse_forward_mode("Pathwise(implicit=True)")
             z = _implicit_sample(distribution, num_samples)
+        elif distribution.has_rsample and is_discrete(distribution):
+            raise ValueError(
+                f"Pathwise needs samples that have a path, and those of {name_of(distribution)} are"
+                " discrete, whatever its rsample hands on: use StraightThrough with the plain "
+                "distribution, which says what its bias is"
+            )
         elif distribution.has_rsample:
             z = distribution.rsample((num_samples,))
         else:

@@ -38,8 +38,8 @@ class GumbelSoftmax:
     Needs: Bernoulli or OneHotCategorical variables, alone or inside `Independent`, and an `f` that
     is differentiable, soft also between the outcomes.
     Bias: yes. That of the soft estimator vanishes as τ → 0 while its variance grows like 1/τ; that
-    of the hard one does not vanish. (For an `f` that is linear in each variable the hard gradient
-    is right as τ → 0.)
+    of the hard one does not vanish, unless `f` is at most quadratic in each variable, others held
+    fixed.
     Cost: `num_samples` evaluations of `f`.
     Higher derivatives: soft, those of the relaxed mean; hard, none.
 
@@ -167,8 +167,9 @@ class GumbelRao:
     The value is the mean of `f(b)`, which estimates `E[f(b)]`.
 
     Needs: as `StraightThrough`.
-    Bias: that of the hard Gumbel-Softmax, which does not vanish as τ → 0. Since its variance stays
-    low there, small temperatures are usable.
+    Bias: that of the hard Gumbel-Softmax, which vanishes as τ → 0 for quadratic `f` only. With
+    infinitely many conditional samples the variance would stay bounded there; with K of them it
+    grows like 1/(K τ).
     Cost: `num_samples` evaluations of `f`, and `conditional_samples` cheap relaxations for each.
     Higher derivatives: none; a second one raises.
 

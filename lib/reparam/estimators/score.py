@@ -20,6 +20,7 @@ from reparam.estimators._contract import (
     name_of,
     parameters_of,
     rebuilt,
+    refuse_forward_mode,
     support_of,
     values_of,
 )
@@ -82,6 +83,9 @@ class ScoreFunction:
                 f"{name} needs the inputs it predicts from: pass baseline={name.lower()}.at(x), "
                 "made anew for each batch x"
             )
+        if isinstance(self.baseline, type):
+            name = self.baseline.__name__
+            raise TypeError(f"baseline must be a baseline, got the class {name}: use {name}()")
         if self.baseline is not None and not callable(self.baseline):
             raise TypeError(
                 "baseline must be a baseline such as MovingAverage() or a function of the values, "
@@ -102,6 +106,7 @@ class ScoreFunction:
             check_finite("ScoreFunction", values)
         if self.baseline is None:
             return (values * ratio.exp()).mean(0)
+        refuse_forward_mode("ScoreFunction with a baseline")
         if not ratio.requires_grad:  # nothing that a baseline could change
             return values.mean(0)
         b = self.baseline(values.detach())

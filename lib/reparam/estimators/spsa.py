@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, transform_to
 from torch.distributions.constraints import Constraint
 
+from reparam._checks import any_true
 from reparam.estimators._contract import (
     Integrand,
     attach,
@@ -18,6 +19,7 @@ from reparam.estimators._contract import (
     name_of,
     parameters_of,
     rebuilt,
+    refuse_forward_mode,
     values_of,
 )
 
@@ -54,8 +56,8 @@ class SPSA:
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if the step is not positive, if the distribution cannot be made again from
-            other parameters, or if `f` returns a wrong shape or NaN.
+        ValueError: if the step is not positive, if a probability is 0 or 1, if the distribution
+            cannot be made again from other parameters, or if `f` returns a wrong shape or NaN.
         NotImplementedError: if a second derivative is taken.
 
     Used in chapter 7. Source: Spall (1992), https://doi.org/10.1109/9.119632; common random
@@ -79,6 +81,7 @@ class SPSA:
 
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
+        refuse_forward_mode("SPSA")
         parameters = parameters_of(distribution)
         free = _unconstrained(distribution, parameters)
         if not free:
@@ -116,6 +119,11 @@ def _unconstrained(distribution: Distribution, parameters: dict[str, Tensor]) ->
             raise ValueError(
                 f"SPSA knows no unconstrained space for the {name} of {name_of(distribution)}: "
                 "use Pathwise if it has rsample, else ScoreFunction"
+            )
+        if name == "probs" and any_true((parameters[name] == 0) | (parameters[name] == 1)):
+            raise ValueError(
+                "SPSA moves the logits of probabilities, which are infinite at 0 and 1: keep probs "
+                "between them, or use Enumeration"
             )
         free[name] = bijection, bijection.inv(parameters[name])
     return free

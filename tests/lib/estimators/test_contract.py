@@ -727,3 +727,26 @@ def test_f_need_not_be_finite_where_no_sample_comes(estimator, batch):
     torch.testing.assert_close(value.detach(), terms.sum((-1, -2)))
     left = torch.where(p > 0, -p.log(), 0.0)
     torch.testing.assert_close(got, p * (left - terms.sum(-1, keepdim=True)))
+
+
+# --- forward mode --------------------------------------------------------------------------------
+
+
+@every_case
+def test_forward_mode_is_right_or_refused(c):
+    """Never a tangent of 0 because nothing asked for a gradient."""
+    parameters = {name: p.detach() for name, p in parameters_of(c.kind, (2,)).items()}
+    first = next(iter(parameters))
+
+    def estimate(p):
+        torch.manual_seed(0)
+        return c.make()(c.kind.f, c.kind.make(**{**parameters, first: p}), 2).sum()
+
+    p = parameters[first]
+    backward = torch.autograd.grad(estimate(leaf := p.clone().requires_grad_()), leaf)[0].sum()
+    try:
+        _, got = torch.func.jvp(estimate, (p,), (torch.ones_like(p),))
+    except (NotImplementedError, RuntimeError) as error:
+        assert "forward mode" in str(error) or "jvp" in str(error), error
+    else:
+        torch.testing.assert_close(got, backward)

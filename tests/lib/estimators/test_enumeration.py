@@ -19,6 +19,7 @@ from reparam.estimators import (
     Constant,
     DisARM,
     Enumeration,
+    Learned,
     LeaveOneOut,
     MovingAverage,
     RaoBlackwell,
@@ -326,3 +327,16 @@ def test_bad_calls():
         estimator(lambda b: b.sum(-1), BITS, 0)
     with pytest.raises(ValueError, match="LeaveOneOut needs num_samples of at least 2"):
         RaoBlackwell(ScoreFunction(LeaveOneOut()), [0])(lambda b: b.sum(-1), BITS)
+
+
+def test_what_is_no_estimator_is_named():
+    for outer, says in (
+        (ScoreFunction, r"got the class ScoreFunction: use ScoreFunction\(\)"),
+        (Learned(torch.nn.Linear(1, 1)), "outer must be an estimator such as .*, got Learned"),
+    ):
+        with pytest.raises(TypeError, match=says):
+            RaoBlackwell(outer, [0])
+    with pytest.raises(TypeError, match="max_points must be an int, got str"):
+        Enumeration("a")
+    with pytest.raises(TypeError, match=r"got the class LeaveOneOut: use LeaveOneOut\(\)"):
+        ScoreFunction(LeaveOneOut)

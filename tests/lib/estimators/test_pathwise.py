@@ -24,6 +24,7 @@ from torch.distributions import (
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
+    OneHotCategoricalStraightThrough,
     Pareto,
     StudentT,
     Uniform,
@@ -223,3 +224,13 @@ def test_what_has_no_differentiable_cdf():
     with pytest.raises(TypeError, match=r"implicit must be True or False, got str \('yes'\)"):
         Pathwise(implicit="yes")
     assert math.isfinite(Pathwise()(torch.square, Gamma(a, a)).item())  # as the message says
+
+
+def test_discrete_samples_have_no_path_even_with_rsample():
+    logits = torch.zeros(3, requires_grad=True)
+    for q in (
+        OneHotCategoricalStraightThrough(logits=logits),
+        Independent(OneHotCategoricalStraightThrough(logits=logits.expand(2, 3)), 1),
+    ):
+        with pytest.raises(ValueError, match=r"Through.* are discrete.*use StraightThrough"):
+            Pathwise()(lambda b: b.flatten(1).sum(-1), q)

@@ -349,3 +349,13 @@ def test_bad_input():
     mixture = MixtureSameFamily(Categorical(T([0.3, 0.7])), Normal(T([0.0, 1.0]), 1.0))
     with pytest.raises(ValueError, match="parameters of MixtureSameFamily cannot be told"):
         SPSA()(torch.square, mixture)
+
+
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+def test_probabilities_on_the_edge_are_refused(edge):
+    probs = torch.tensor([0.3, edge], requires_grad=True)
+    classes = torch.tensor([1.0, 0.0], requires_grad=True)
+    for q in (Independent(Bernoulli(probs), 1), OneHotCategorical(classes)):
+        with pytest.raises(ValueError, match="SPSA moves the logits of probabilities"):
+            SPSA()(lambda b: b.sum(-1), q)
+    SPSA()(torch.clone, Bernoulli(probs.detach()))
