@@ -162,6 +162,25 @@ def test_bias_is_where_the_table_says(name):
             assert off > 5, f"{name} is said to be biased ({method.bias}) and is not seen to be"
 
 
+@pytest.mark.parametrize("eta", [1.0, None])
+def test_what_relax_says_of_its_two_forms(eta):
+    """The default asks for f's slope and three evaluations, without eta neither."""
+    assert "the default, eta=1, asks f's slope and takes 3K evaluations" in METHOD["RELAX"].needs
+    assert reparam.estimators.RELAX(Surrogate(1)).eta.item() == 1
+
+    def relax(f, q, num_samples):
+        return reparam.estimators.RELAX(Surrogate(1), eta=eta)(f, q, num_samples)
+
+    for make, parameters, cost in ((bits, BITS, 3 if eta else 1), (gauss, GAUSS, 1)):
+        assert measure(relax, smooth, make, parameters, 5, replicates=2).evaluations == 5 * cost
+        q = make(**{name: p.clone().requires_grad_() for name, p in parameters.items()})
+        if cost == 3:
+            with pytest.raises(ValueError, match="RELAX"):
+                relax(black, q, 5)
+        else:
+            relax(black, q, 5).backward()
+
+
 def square(z):
     return (z - 0.45).square().sum(-1)
 
@@ -219,7 +238,52 @@ def test_the_page_strikes_out_what_python_strikes_out():
         known = {fact: answer for fact, answer in facts.items() if answer}
         assert reasons == [method.struck_out(**known) for method in METHODS]
         assert left == sum(not row["struck out"] for row in decision_table(**known))
-    assert {left for left, _ in pages} >= {0, 1, 15}, "the goal can be reached"
+    assert {left for left, _ in pages} >= {0, 1, 15}
+
+
+@pytest.mark.parametrize("card", range(len(CARDS)), ids=lambda card: CARDS[card].title)
+def test_the_goal_is_the_cards_and_says_whether_the_pick_survives(card):
+    facts = CARDS[card].facts
+    other = {fact: next(a for a in FACTS[fact].answers if a != facts[fact]) for fact in facts}
+    first = next(iter(facts))
+    for pick in CARDS[card].picks:
+        states = [
+            {},
+            {first: facts[first]},
+            facts | {first: other[first]},
+            facts,
+        ]
+        asked = {"card": str(card), "guess": str(NAMES.index(pick))}
+        goals = run_javascript(
+            chooser(),
+            f"""{json.dumps([asked | facts for facts in states])}.map((facts) =>
+                widget.spec.goal(widget.spec.model({{ ...state, ...facts }})))""",
+        )
+        assert [goal["done"] for goal in goals] == [False, False, False, True]
+        reasons = METHOD[pick].struck_out(**facts)
+        found = goals[-1]["found"]
+        if reasons:
+            assert found.startswith(f"It falls: {'; '.join(reasons)}. Of the card's four survive: ")
+            kept = found.rpartition("survive: ")[2].rstrip(".").split("; ")
+            assert set(kept) == {x for x in CARDS[card].picks if not METHOD[x].struck_out(**facts)}
+        else:
+            others = sum(not row["struck out"] for row in decision_table(**facts)) - 1
+            assert found.startswith(f"It survives, with {others} others:")
+
+
+def test_the_status_names_what_was_just_struck_and_why():
+    def told(**facts):
+        page = "widget.spec.status(widget.spec.model({...state, ...facts}))"
+        return run_javascript(
+            chooser(), page.replace("...facts", f"...{json.dumps({'guess': '0'} | facts)}")
+        )
+
+    assert told(z="discrete", last="z").startswith(
+        "The variable z is discrete: strikes out Pathwise (z is discrete: no path to follow). 14 of"
+    )
+    biased = "Bias is not allowed: strikes out SPSA (biased). "
+    assert told(f="black", bias="none", last="bias").startswith(biased), "the others were out"
+    assert "The function f is not said: strikes out nothing more." in told(last="f")
 
 
 def test_rows_and_page_say_the_same():

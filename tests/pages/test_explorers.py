@@ -300,12 +300,11 @@ def test_brackets_by_keyboard_and_by_touch(opened):
 
 def test_rows_are_struck_out_with_reasons(opened):
     page = opened("chooser", permissions=CLIPBOARD)
-    assert page.get_by_role("table").count() == 0 and page.get_by_role("radio").count() == 0
-    page.get_by_role("button", name="Pathwise", exact=True).click()
-    expect(page.get_by_role("radio", name="open").first).to_be_focused()
-    assert page.get_by_role("rowheader").all_inner_texts() == [
-        row["estimator"] for row in decision_table()
-    ]
+    assert page.locator("li").count() == 0 and page.get_by_role("radio").count() == 0
+    page.get_by_role("button", name="GumbelSoftmax", exact=True).click()
+    expect(page.get_by_role("radio", name="not said").first).to_be_focused()
+    names = page.locator("li summary b").all_inner_texts()
+    assert names == [row["estimator"] for row in decision_table()]
     facts = {}
     for fact, group, answer, words in (
         ("z", "The variable z is", "discrete", "discrete"),
@@ -314,56 +313,70 @@ def test_rows_are_struck_out_with_reasons(opened):
         ("support", "Values of z, all combinations", "few", "few enough to sum"),
         ("bias", "Bias is", "none", "not allowed"),
     ):
+        expect(page.get_by_text("Not yet.")).to_be_visible()
         page.get_by_role("group", name=group).get_by_role("radio", name=words, exact=True).check()
         facts[fact] = answer
         rows = decision_table(**facts)
         left = [row for row in rows if not row["struck out"]]
         expect(status(page)).to_contain_text(f"{len(left)} of 15 estimators are left.")
-        assert page.locator("code").all_inner_texts() == [row["call"] for row in left]
-        for row in rows:
+        assert page.locator("li code").all_text_contents() == [row["call"] for row in left]
+        lines = page.locator("li").all_inner_texts()
+        for row, line in zip(rows, lines, strict=True):
             if row["struck out"]:
-                shown = page.get_by_role("row", name=row["estimator"]).first
-                expect(shown).to_contain_text(f"Struck out: {row['struck out']}.")
-    expect(page.locator(".guess")).to_have_text(
-        "Your pick: Pathwise, struck out: z is discrete: no path to follow; "
-        "f has no slope to follow. All five facts are as on the card."
+                assert line == f"{row['estimator']} {row['struck out']}"
+    reasons = "f has no slope to follow; biased (that of the relaxed f; falls with τ)"
+    expect(page.locator(".guess")).to_have_text(f"Your pick: GumbelSoftmax, struck out: {reasons}.")
+    expect(page.locator(".goal")).to_contain_text(f"Reached. It falls: {reasons}. Of the card's")
+    found, first = (
+        page.locator(f".story > {part}").first.bounding_box()["y"] for part in ("p", "ul")
     )
+    assert found < first, "the finding stands above the list"
     expect(page.get_by_text("What was to be found.")).to_be_visible()
-    page.get_by_role("button", name="Copy the call of DisARM").click()
+    copy = page.get_by_role("button", name="Copy the call of DisARM")
+    expect(copy).to_be_hidden()
+    page.locator("summary", has_text="DisARM").click()
+    copy.click()
     assert page.evaluate("navigator.clipboard.readText()") == "DisARM()(f, q)"
-    expect(page.get_by_text("Not yet.")).to_be_visible()
     bias = page.get_by_role("group", name="Bias is")
     page.get_by_role("group", name="log q(z) is").get_by_role("radio", name="unknown").check()
-    expect(page.locator(".goal")).to_contain_text("Reached.")
+    expect(page.locator(".goal")).to_contain_text("Not yet.")
+    expect(page.locator(".story")).to_contain_text("Here nothing is left.")
     expect(page.locator(".guess")).to_contain_text("The card says otherwise about this: log q(z)")
     bias.get_by_role("radio", name="not allowed").focus()
     page.keyboard.press("ArrowRight")  # a native group of radios
     expect(bias.get_by_role("radio", name="allowed", exact=True)).to_be_checked()
-    expect(status(page)).to_contain_text("Bias is allowed: strikes out nothing. 1 of 15")
-    page.get_by_role("button", name="Simulator").click()
-    expect(page.get_by_role("button", name="Game")).to_be_focused()  # its row is a new one
-    expect(page.locator("section.x")).to_contain_text("A differentiable simulator")
-    expect(page.locator(".guess")).to_be_hidden()
+    expect(status(page)).to_contain_text("Bias is allowed: strikes out nothing more. ")
+    for card in ("Simulator", "Threshold"):  # with a pick, and without one
+        page.get_by_role("button", name=card).click()
+        expect(page.get_by_role("button", name=card)).to_be_focused()
+        expect(page.locator(".guess")).to_be_hidden()
     page.get_by_role("button", name="SPSA").click()
-    assert page.locator("code").count() == 15
+    assert page.locator("li code").count() == 15
+
+
+@pytest.mark.parametrize(("width", "most"), [(800, 1300), (375, 2300)])
+def test_the_chooser_is_a_line_for_each_estimator(opened, width, most):
+    page = opened("chooser", ALL["chooser"], viewport={"width": width, "height": 800})
+    assert page.locator("section.x").bounding_box()["height"] < most
+    if width == 800:
+        heights = page.locator("li").evaluate_all("all => all.map(e => e.offsetHeight)")
+        assert statistics.median(heights) < 40
 
 
 def test_rows_link_to_chapters_where_the_page_does(opened):
     page = opened("linked", "#chooser:guess=1")
     links = page.locator(".story a").evaluate_all("all => all.map(a => [a.textContent, a.href])")
     seen = {words: address.rpartition("/")[2] for words, address in links}
-    assert seen["chapter 7"] == "7-impossible.html" and seen["chapter 3"] == "3-variance.html"
+    assert seen["chapter 7"] == "7-impossible.html"
     assert "chapter 2" not in seen  # there is no such link on this page
     explorer = two_histograms()
-    for label in ("z²", "sin 5z"):
-        hash = seen[f"see it in Two histograms (chapter 3): {label}"].partition("#")[2]
-        there = opened("two_histograms", "#" + hash)
-        expect(status(there)).to_contain_text(f"f = {label}, μ = 1.00")
-        assert {pair.split("=")[0] for pair in hash.partition(":")[2].split("&")} <= set(
-            explorer.state
-        )
+    hash = seen["see it in Two histograms (chapter 3)"].partition("#")[2]
+    there = opened("two_histograms", "#" + hash)
+    expect(status(there)).to_contain_text("f = z², μ = 1.00")
+    assert {pair.split("=")[0] for pair in hash.partition(":")[2].split("&")} <= set(explorer.state)
     alone = opened("chooser", "#chooser:guess=1")
     assert alone.locator(".story a").count() == 0
+    alone.locator("summary", has_text="DisARM").click()
     expect(alone.locator(".story")).to_contain_text("chapter 7")
 
 
@@ -524,7 +537,7 @@ def test_alone_in_the_window_for_a_lecture(opened, name):
     if name in PICTURES:
         figure = page.locator("svg").bounding_box()
         assert figure["y"] + figure["height"] <= 720, "the figure must fit a projector"
-    sizes = page.locator("svg text, .story td, .story code").evaluate_all(
+    sizes = page.locator("svg text, li, code").evaluate_all(
         "all => all.map(t => parseFloat(getComputedStyle(t).fontSize))"
     )
     assert min(sizes) >= 18
@@ -554,7 +567,7 @@ def test_every_width(opened, name, width):
         page.evaluate("hash => { location.hash = hash }", hash)
         page.wait_for_timeout(50)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        texts = page.locator("svg text, .story :is(th, td, code)").evaluate_all(
+        texts = page.locator("svg text, li, summary, code").evaluate_all(
             """all => all.map(t => [t.textContent, parseFloat(getComputedStyle(t).fontSize),
             t.getBoundingClientRect().left, t.getBoundingClientRect().right])"""
         )

@@ -10,6 +10,6 @@ spec.draw = (view) => {
       const y = (i + 4) * LINE;
       return row.reasons.length
         ? text(0, y, `<tspan text-decoration="line-through">${row.name}</tspan>`, "start", "mute") + text(230, y, row.reasons.map((r) => r.split(" (")[0]).join("; "), "start", "mute")
-        : text(0, y, row.name) + text(230, y, row.bias) + text(350, y, row.evaluations.split("; ")[0]);
+        : text(0, y, row.name) + text(230, y, row.bias) + text(350, y, row.evaluations);
     }).join("");
 };

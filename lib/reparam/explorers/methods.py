@@ -135,7 +135,6 @@ METHODS = (
         "none",
         "how far f strays from its mean; the number of parameters",
         "K",
-        preset="f=sine",
     ),
     Method(
         "MeasureValued",
@@ -146,7 +145,6 @@ METHODS = (
         "differences of f at two coupled points",
         "K*(1 + D*(C - 1))",
         "K*(1 + 3*D)",
-        chapter=3,
     ),
     Method(
         "Enumeration",
@@ -224,7 +222,8 @@ METHODS = (
         "RELAX",
         "RELAX(surrogate, eta=None)(f, q)",
         {"density": "known"},
-        f"{_VARIABLES}, or rsample; a surrogate network to train; f any function",
+        f"{_VARIABLES}, or rsample; a surrogate network to train; f any function with eta=None "
+        "(for discrete z the default, eta=1, asks f's slope and takes 3K evaluations)",
         "none",
         "how well the surrogate predicts f",
         "K",
@@ -262,7 +261,7 @@ CARDS = (
         "Game",
         "A policy draws one of 4 moves from a categorical q; a game engine, which can be asked "
         "again, returns the score f as a plain number. The gradient must be right on average.",
-        ("Pathwise", "GumbelSoftmax", "ScoreFunction, leave-one-out", "StraightThrough"),
+        ("Enumeration", "GumbelSoftmax", "ScoreFunction, leave-one-out", "StraightThrough"),
         {"z": "discrete", "f": "black", "density": "known", "support": "few", "bias": "none"},
     ),
     Card(
