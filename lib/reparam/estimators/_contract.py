@@ -1,5 +1,6 @@
 """What every estimator shares: the checks of a call, and gradients that are attached to a value."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
@@ -36,21 +37,33 @@ def innermost(distribution: Distribution) -> Distribution:
     return distribution
 
 
-def is_discrete(distribution: Distribution) -> bool:
-    """Whether its samples are known to have no path, with `rsample` or without."""
-    try:
-        return distribution.support.is_discrete
-    except NotImplementedError:
-        return False
+def widened(estimate: Callable) -> Callable:
+    """An estimator's `__call__`, in float32 where discrete variables come in a 16-bit type.
 
+    There the probability of a logit of 5 rounds to 1, and its gradient to 0. `f` gets samples of
+    the type that came.
+    """
 
-def refuse_forward_mode(name: str) -> None:
-    """For estimator `name`, whose tangent would be 0: it asks what wants a gradient."""
-    if torch.autograd.forward_ad._current_level >= 0:
-        raise NotImplementedError(
-            f"{name} has no derivatives in forward mode (torch.func.jvp, jacfwd): use "
-            "torch.func.grad, jacrev or backward()"
-        )
+    @functools.wraps(estimate)
+    def call(self, f, distribution, num_samples=1):
+        base = innermost(distribution)
+        is_known = isinstance(base, Bernoulli | Categorical | OneHotCategorical)
+        if not (is_known and base._param.dtype.itemsize < 4):
+            return estimate(self, f, distribution, num_samples)
+        check_call(f, distribution, num_samples)
+        narrow, came = base._param.dtype, []
+
+        def in_both(z):
+            values = f(z.to(narrow) if z.is_floating_point() else z)
+            if not (isinstance(values, Tensor) and values.is_floating_point()):
+                return values  # which is refused
+            came.append(values.dtype)
+            return values.to(torch.promote_types(values.dtype, torch.float32))
+
+        wide = {name: p.float() for name, p in parameters_of(distribution).items()}
+        return estimate(self, in_both, rebuilt(distribution, wide), num_samples).to(came[0])
+
+    return call
 
 
 def is_discrete(distribution: Distribution) -> bool:

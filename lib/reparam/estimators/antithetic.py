@@ -16,6 +16,7 @@ from reparam.estimators._contract import (
     innermost,
     name_of,
     values_of,
+    widened,
 )
 from reparam.noise import exponential_noise
 
@@ -59,6 +60,7 @@ class ARM:
     0.025
     """
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         logits, kind = _discrete("ARM", distribution)
@@ -110,6 +112,7 @@ class DisARM:
     tensor(0.0250)
     """
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         logits, kind = _discrete("DisARM", distribution)

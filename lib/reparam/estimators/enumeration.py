@@ -24,6 +24,7 @@ from reparam.estimators._contract import (
     parameters_of,
     rebuilt,
     values_of,
+    widened,
 )
 
 
@@ -64,6 +65,7 @@ class Enumeration:
     def __post_init__(self) -> None:
         check_count("max_points", self.max_points)
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         z = support_points(distribution, self.max_points)
@@ -138,6 +140,7 @@ class RaoBlackwell:
             )
         object.__setattr__(self, "enumerate", indices)
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         variables = _last_variables(distribution)

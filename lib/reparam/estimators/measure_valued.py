@@ -28,6 +28,7 @@ from reparam.estimators._contract import (
     parameters_of,
     refuse_forward_mode,
     values_of,
+    widened,
 )
 from reparam.noise import exponential_noise
 
@@ -94,6 +95,7 @@ class MeasureValued:
     def __post_init__(self):
         check_flag("coupled", self.coupled)
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         refuse_forward_mode("MeasureValued")

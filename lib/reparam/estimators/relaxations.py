@@ -17,6 +17,7 @@ from reparam.estimators._contract import (
     first_order,
     handed_on,
     values_of,
+    widened,
 )
 from reparam.estimators._relaxing import Bits, relaxable
 from reparam.relaxed import _wide, _zero_with_slope
@@ -141,6 +142,7 @@ class StraightThrough:
                 f"through must be 'probabilities', 'identity' or 'argmax', got {self.through!r}"
             )
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         logits, kind = relaxable("StraightThrough", distribution)
@@ -201,6 +203,7 @@ class GumbelRao:
         _check_temperature(self.temperature)
         check_count("conditional_samples", self.conditional_samples)
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         logits, kind = relaxable("GumbelRao", distribution)
@@ -257,6 +260,7 @@ class ReinMax:
     def __post_init__(self):
         _check_temperature(self.temperature)
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         logits, kind = relaxable("ReinMax", distribution)

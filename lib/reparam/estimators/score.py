@@ -23,6 +23,7 @@ from reparam.estimators._contract import (
     refuse_forward_mode,
     support_of,
     values_of,
+    widened,
 )
 from reparam.estimators.enumeration import support_points
 
@@ -92,6 +93,7 @@ class ScoreFunction:
                 f"got {type(self.baseline).__name__}: for a number use Constant({self.baseline!r})"
             )
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         if _support_moves(distribution):

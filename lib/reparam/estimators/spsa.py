@@ -21,6 +21,7 @@ from reparam.estimators._contract import (
     rebuilt,
     refuse_forward_mode,
     values_of,
+    widened,
 )
 
 
@@ -79,6 +80,7 @@ class SPSA:
         if not 0 < self.step < math.inf:
             raise ValueError(f"step must be positive and finite, got {self.step}")
 
+    @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
         refuse_forward_mode("SPSA")

@@ -750,3 +750,29 @@ def test_forward_mode_is_right_or_refused(c):
         assert "forward mode" in str(error) or "jvp" in str(error), error
     else:
         torch.testing.assert_close(got, backward)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["b16", "16"])
+def test_sixteen_bits_hold_the_parameters_and_no_more(c, dtype):
+    """At a logit of 7 their probability rounds to 1, and a gradient made of it to 0."""
+    if c.kind is not Bits:
+        pytest.skip("bits")
+    logits = torch.tensor([7.0, -6.0, 0.5], dtype=dtype)
+    got = {}
+    for kind in (dtype, torch.float32):
+        torch.manual_seed(0)
+        leaf = logits.to(kind).requires_grad_()
+        seen = []
+
+        def f(b, seen=seen):
+            seen.append(b.dtype)
+            return b.float() @ torch.tensor([1.0, 2.0, 3.0]) + 5
+
+        value = c.make()(f, Bits.make(leaf), 64)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        assert set(seen) == {kind} and gradient.dtype == kind and value.dtype == torch.float32
+        got[kind] = value.detach(), gradient.float()
+    if c.estimator in (REBAR, RELAX, GumbelSoftmax):
+        return  # the relaxed sample itself is rounded
+    torch.testing.assert_close(got[dtype], got[torch.float32], rtol=0.02, atol=1e-5)
