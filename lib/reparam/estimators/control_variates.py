@@ -25,7 +25,7 @@ from reparam.estimators._contract import (
 from reparam.estimators._relaxing import relaxable
 from reparam.estimators.score import _support_moves
 
-_FAR, _NEAR = 1e30, 1e3  # what a softmax, and what a surrogate, gets for an infinite logit
+_FAR, _NEAR = 1e30, 30.0  # what a softmax, and what a surrogate, gets for an infinite logit
 
 
 class _ControlVariate(nn.Module):
