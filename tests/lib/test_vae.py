@@ -225,7 +225,15 @@ def test_small_models_train_on_one_thread_and_give_the_others_back():
 # Ctrl-C and divergence
 
 
-def test_ctrl_c_keeps_what_was_learned(capsys):
+@pytest.fixture
+def own_interrupts():
+    """Python's own answer to Ctrl-C, whatever other tests of the process left in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+
+def test_ctrl_c_keeps_what_was_learned(capsys, own_interrupts):
     vae, draws = small_vae(), 0
     start = parameters_to_vector(vae.parameters()).clone()
 
