@@ -227,7 +227,7 @@ def test_small_models_train_on_one_thread_and_give_the_others_back():
 
 @pytest.fixture
 def own_interrupts():
-    """Python's own answer to Ctrl-C, whatever other tests of the process left in its place."""
+    """Python's own answer to Ctrl-C: what a shell starts in the background ignores the signal."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before or signal.default_int_handler)
