@@ -26,12 +26,12 @@ import torch
 from scipy.integrate import cubature
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Distribution, constraints
 from tqdm.auto import tqdm
 
 from reparam._checks import check_alike, check_count, check_float
 from reparam.estimators import ScoreFunction
-from reparam.estimators._contract import modules_in, parameters_of, rebuilt
+from reparam.estimators._contract import innermost, modules_in, parameters_of, rebuilt
 
 __all__ = [
     "Comparison",
@@ -571,9 +571,7 @@ class _Problem:
         mass = _built(self.make_distribution, copies).log_prob(z).exp() * weight * counts
         # One leading dimension for n as every f has it, one of length 1 for the sample.
         f = self.integrand(z.unsqueeze(0), copies).squeeze(0).double()
-        if f.isnan().any():
-            where = z[f.isnan()].flatten()[0].item()
-            raise ValueError(f"no exact gradient: f is NaN at z = {where:g}")
+        _refuse_nan(f, z)
         value = mass * f
         vanishing = counts & (density < 1e-290) & (value.abs() > 1e-12 * self.size)
         if vanishing.any():
@@ -685,11 +683,15 @@ def _pairs(distribution: Distribution, pilot: Tensor) -> tuple[Tensor, Tensor]:
     return z[:count], z[count:]
 
 
+def _refuse_nan(f: Tensor, z: Tensor) -> None:
+    if f.isnan().any():
+        where = z[f.isnan()].flatten()[0].item()
+        raise ValueError(f"no exact gradient: f is NaN at z = {where:g}")
+
+
 def _finite_support(distribution: Distribution) -> tuple[Tensor, int]:
     """The values that each variable of a discrete event takes, and the number of variables."""
-    base = distribution
-    while isinstance(base, Independent):
-        base = base.base_dist
+    base = innermost(distribution)
     try:
         values = base.enumerate_support(expand=False)
     except NotImplementedError:
@@ -980,9 +982,7 @@ def _sum_as_a_whole(problem: _Problem) -> ExactGradient:
     for z in _points(problem.distribution):
         density = _built(problem.make_distribution, leaves).log_prob(z).exp().double()
         f = problem.integrand(z, leaves).double()
-        if f.isnan().any():
-            where = z[f.isnan()].flatten()[0].item()
-            raise ValueError(f"no exact gradient: f is NaN at z = {where:g}")
+        _refuse_nan(f, z)
         f = torch.where(density > 0, f, problem.level)  # where it is 0, f may be infinite
         total = (density * (f - problem.level)).sum()
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
@@ -1326,7 +1326,7 @@ def compare(
 
     On the weights of an encoder:
 
-    >>> from torch.distributions import Bernoulli
+    >>> from torch.distributions import Bernoulli, Independent
     >>> encoder, x = torch.nn.Linear(2, 1), torch.ones(3, 2)
     >>> weights = dict(encoder.named_parameters())
     >>> table = compare(

@@ -68,8 +68,7 @@ def open_uniform_noise(
     """
     noise = _blank(size, dtype, device)
     if noise.device.type == "cpu":  # what the formula would lead back to
-        uniform = torch.empty(noise.shape, dtype=torch.float64, device=noise.device)
-        noise = uniform.uniform_(generator=generator).to(noise.dtype)
+        noise = _fine_uniform(noise, generator).to(noise.dtype)
     else:
         noise = noise.exponential_(generator=generator).neg_().expm1_().neg_()
     noise = _rounded(noise.clamp_(min=torch.finfo(noise.dtype).tiny), dtype)
@@ -119,8 +118,7 @@ def logistic_noise(
     """
     noise = _blank(size, dtype, device)
     if noise.device.type == "cpu":
-        uniform = torch.empty(noise.shape, dtype=torch.float64, device=noise.device)
-        uniform = uniform.uniform_(generator=generator)
+        uniform = _fine_uniform(noise, generator)
         # U and 1 - U are exact in float64; their quotient needs no more than `dtype` has.
         low = uniform.to(noise.dtype, copy=True).clamp_(min=2.0**-54)  # 0 once in 2**53 draws
         noise = low.div_(uniform.neg_().add_(1).to(noise.dtype)).log_()
@@ -140,12 +138,16 @@ def _wide_exponential(
     noise = _blank(size, dtype, device)
     if noise.device.type == "cpu":
         # What torch draws, number by number; by whole tensors it takes a third of the time.
-        uniform = torch.empty(noise.shape, dtype=torch.float64, device=noise.device)
-        noise = uniform.uniform_(generator=generator).neg_().log1p_().neg_().to(noise.dtype)
+        noise = _fine_uniform(noise, generator).neg_().log1p_().neg_().to(noise.dtype)
     else:
         noise = noise.exponential_(generator=generator)
     # 0 once in 2**53 draws on a CPU; not seen on CUDA, nor ruled out by torch.
     return noise.clamp_(min=torch.finfo(noise.dtype).tiny)
+
+
+def _fine_uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform on [0, 1) in float64, of the shape of `like`, of which no value is read."""
+    return torch.empty_like(like, dtype=torch.float64).uniform_(generator=generator)
 
 
 def _blank(

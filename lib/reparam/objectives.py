@@ -23,6 +23,7 @@ from reparam._checks import any_true
 from reparam.estimators import NVIL, LeaveOneOut, ScoreFunction
 from reparam.estimators._contract import (
     attach,
+    beside,
     check_call,
     check_differentiable,
     draw,
@@ -274,7 +275,7 @@ class _Weighted(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         weight = ctx.weights()
-        return gradient * weight[(..., *(None,) * (gradient.ndim - weight.ndim))], None
+        return gradient * beside(weight, gradient.ndim), None
 
 
 # --- gradients by the score ----------------------------------------------------------------------
@@ -357,7 +358,7 @@ def _disarm(log_joint: LogJoint, posterior: Distribution, num_samples: int) -> T
 
     one, other = log_w.detach().chunk(2)
     gain = _bound(one) - _bounds_with(one, other) + _bounds_with(other, one) - _bound(other)
-    gain = gain[(..., *(None,) * (1 + logits.ndim - gain.ndim))]
+    gain = beside(gain, 1 + logits.ndim)
     gradient = (gain / 2 * (pair[0] - pair[1])).sum(0) * _both(logits.detach())
     score = -torch.cat([one.softmax(0), other.softmax(0)]) / 2
     return attach(name, _with_score(name, bound, log_q, score), logits, gradient)

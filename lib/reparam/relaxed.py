@@ -64,7 +64,7 @@ def gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0, hard: bool
             "for one Bernoulli variable use relaxed_bernoulli"
         )
     temperature = _fitting(temperature, logits)
-    z = _with_noise(gumbel_noise, logits)
+    z = _with_gumbel_noise(logits)
     soft = _one_hot_softened(z, temperature).to(logits.dtype)
     return _one_hot_of(z.detach()).to(soft) + (soft - soft.detach()) if hard else soft
 
@@ -88,7 +88,7 @@ def relaxed_bernoulli(
     """
     check_float(logits=logits)
     temperature = _fitting(temperature, logits)
-    z = _with_noise(logistic_noise, logits)
+    z = _with_logistic_noise(logits)
     return _Sigmoid.call(_divided(z, temperature), hard).to(logits.dtype)
 
 
@@ -285,9 +285,14 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _with_noise(noise, logits: Tensor) -> Tensor:
+def _with_gumbel_noise(logits: Tensor) -> Tensor:
     wide = _wide(logits)
-    return wide + noise(wide.shape, dtype=wide.dtype, device=wide.device)
+    return wide + gumbel_noise(wide.shape, dtype=wide.dtype, device=wide.device)
+
+
+def _with_logistic_noise(logits: Tensor) -> Tensor:
+    wide = _wide(logits)
+    return wide + logistic_noise(wide.shape, dtype=wide.dtype, device=wide.device)
 
 
 def _fitting(temperature: float | Tensor, logits: Tensor) -> float | Tensor:

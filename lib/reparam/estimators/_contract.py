@@ -1,7 +1,7 @@
 """What every estimator shares: the checks of a call, and gradients that are attached to a value."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
 import torch
@@ -35,6 +35,11 @@ def innermost(distribution: Distribution) -> Distribution:
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution
+
+
+def beside(tensor: Tensor, ndim: int) -> Tensor:
+    """`tensor` with dimensions of size 1 behind its own, `ndim` in all."""
+    return tensor[(..., *(None,) * (ndim - tensor.ndim))]
 
 
 def widened(estimate: Callable) -> Callable:
@@ -136,10 +141,17 @@ def check_call(f: Integrand, distribution: Distribution, num_samples: int) -> No
         )
 
 
-def values_of(f: Integrand, z: Tensor, distribution: Distribution, called: str = "f") -> Tensor:
+def values_of(
+    f: Integrand,
+    z: Tensor,
+    distribution: Distribution,
+    called: str = "f",
+    finite_for: str | None = None,
+) -> Tensor:
     """`f(z)`, checked: a floating-point tensor of shape `[n, *batch_shape]` without NaN.
 
-    `called` is what the caller knows `f` by.
+    `called` is what the caller knows `f` by. Neither is infinity let in where `finite_for` names
+    an estimator that makes a gradient of the values.
     """
     version = _version(z)
     values = f(z)
@@ -167,9 +179,12 @@ def values_of(f: Integrand, z: Tensor, distribution: Distribution, called: str =
         raise ValueError(
             f"{called} must return values on {z.device}, where z is, got {values.device}"
         )
-    if holds_nan(values):
-        count = int(values.isnan().sum())
-        raise ValueError(f"{called} returned NaN for {count} of {values.numel()} samples")
+    is_wrong = is_infinite if finite_for else holds_nan
+    if is_wrong(values):
+        if holds_nan(values):
+            count = int(values.isnan().sum())
+            raise ValueError(f"{called} returned NaN for {count} of {values.numel()} samples")
+        check_finite(finite_for, values)
     return values
 
 
@@ -197,35 +212,40 @@ def _depends_on(values: Tensor, z: Tensor) -> bool:
         return True  # the tracer has no graph to walk
     # A leaf stands in the graph as the node that accumulates its gradient.
     goal = z.grad_fn if z.grad_fn is not None else z.view_as(z).grad_fn.next_functions[0][0]
-    todo, seen = [values.grad_fn], set()
+    return any(node is goal for node in graph_of(values))
+
+
+def graph_of(tensor: Tensor) -> Iterator[torch.autograd.graph.Node]:
+    """Every node that the gradient of `tensor` would pass, once."""
+    todo, seen = [tensor.grad_fn], set()
     while todo:
         node = todo.pop()
-        if node is goal:
-            return node is not None
         if node is not None and node not in seen:
             seen.add(node)
+            yield node
             todo.extend(parent for parent, _ in node.next_functions)
-    return False
 
 
-def discrete_logits(name: str, distribution: Distribution) -> tuple[Tensor, bool]:
-    """Logits of shape `[*batch_shape, *event_shape]`, and whether they are one-hot classes.
+def discrete_logits(
+    name: str, distribution: Distribution, kinds: Sequence[type] = (Bernoulli, OneHotCategorical)
+) -> tuple[Tensor, type]:
+    """Logits of shape `[*batch_shape, *variables]`, and which of the kinds the variables are.
 
-    For estimator `name`, which takes Bernoulli variables (logits of one number each) or
-    OneHotCategorical ones (logits of one number for each class), alone or inside `Independent`.
+    For estimator `name`, which takes variables of these kinds, alone or inside `Independent`.
+    Classes have a last dimension of logits, one number for each of them.
     """
     base = innermost(distribution)
-    if isinstance(base, Bernoulli):
-        return base.logits, False
-    if isinstance(base, OneHotCategorical):
-        return base.logits, True
+    for kind in kinds:
+        if isinstance(base, kind):
+            return base.logits, kind
+    *others, last = (kind.__name__ for kind in kinds)
     advice = (
         "use OneHotCategorical(logits=...), whose samples can be relaxed"
         if isinstance(base, Categorical)
         else "use Pathwise if it has rsample, else ScoreFunction"
     )
     raise ValueError(
-        f"{name} needs Bernoulli or OneHotCategorical variables, alone or inside Independent, "
+        f"{name} needs {', '.join(others)} or {last} variables, alone or inside Independent, "
         f"got {name_of(distribution)}: {advice}"
     )
 
@@ -252,9 +272,15 @@ def draw(distribution: Distribution, num_samples: int) -> Tensor:
     bits = _by_torch(distribution, "sample", Bernoulli)
     if bits is None or holds_nan(bits.probs):  # torch refuses NaN
         return sampled(distribution, (num_samples,))
-    wide = torch.promote_types(bits.probs.dtype, torch.float32)
-    noise = torch.rand((num_samples, *bits.batch_shape), dtype=wide, device=bits.probs.device)
-    return below(noise, bits.probs.detach()).to(bits.probs.dtype)
+    probs = bits.probs.detach()
+    noise = uniform_noise((num_samples, *probs.shape), dtype=probs.dtype, device=probs.device)
+    return below(noise, probs).to(probs.dtype)
+
+
+def uniform_noise(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uniform on [0, 1), in float32 at least, where it lies on a grid of 2**-24."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return torch.rand(shape, dtype=wide, device=device)
 
 
 def sampled(distribution: Distribution, shape: Sequence[int]) -> Tensor:
@@ -323,14 +349,13 @@ class _LogRatioOfBits(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        logits, z, ctx.events = inputs
+        logits, z, _ = inputs
         ctx.save_for_backward(logits, z)
 
     @staticmethod
     def backward(ctx, slope):
         logits, z = ctx.saved_tensors
-        slope = slope[(..., *(None,) * ctx.events)]
-        return (slope * (z - logits.sigmoid())).sum(0), None, None
+        return (beside(slope, z.ndim) * (z - logits.sigmoid())).sum(0), None, None
 
 
 def _by_torch(distribution: Distribution, method: str, kind: type) -> Distribution | None:
@@ -478,8 +503,8 @@ class _Attach(Function):
     @staticmethod
     def backward(ctx, slope):
         source, gradient = ctx.saved_tensors
-        weight = slope[(..., *(None,) * (gradient.ndim - slope.ndim))]
-        return slope, _once(weight * gradient, source, ctx.name), None, None
+        weighted = beside(slope, gradient.ndim) * gradient
+        return slope, _once(weighted, source, ctx.name), None, None
 
 
 def first_order(name: str, source: Tensor) -> Tensor:

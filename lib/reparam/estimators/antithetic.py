@@ -1,6 +1,5 @@
 """Estimators for discrete variables that evaluate `f` at samples coupled through one noise."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +11,17 @@ from reparam._functions import below
 from reparam.estimators._contract import (
     Integrand,
     attach,
+    beside,
     check_call,
+    discrete_logits,
     innermost,
-    name_of,
+    uniform_noise,
     values_of,
     widened,
 )
 from reparam.noise import exponential_noise
+
+_KINDS = (Bernoulli, OneHotCategorical, Categorical)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class ARM:
     @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
-        logits, kind = _discrete("ARM", distribution)
+        logits, kind = discrete_logits("ARM", distribution, _KINDS)
         if kind is not Bernoulli:
             return _swap_and_merge(f, distribution, logits, num_samples)
         u, b, antithetic = _antithetic_bits(logits, num_samples)
@@ -115,26 +118,13 @@ class DisARM:
     @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
         check_call(f, distribution, num_samples)
-        logits, kind = _discrete("DisARM", distribution)
+        logits, kind = discrete_logits("DisARM", distribution, _KINDS)
         if kind is not Bernoulli:
             return _coupled_sticks(f, distribution, logits, num_samples)
         _, b, antithetic = _antithetic_bits(logits, num_samples)
         values = values_of(f, torch.cat([b, antithetic]), distribution)
         gradient = (_difference(values, logits) * (b - antithetic)).mean(0)
         return attach("DisARM", values.mean(0), logits, gradient * _both(logits.detach()))
-
-
-def _discrete(name: str, distribution: Distribution) -> tuple[Tensor, type]:
-    """Logits `[*batch_shape, *variables]`, with a last dimension of classes if there are any."""
-    base = innermost(distribution)
-    for kind in (Bernoulli, OneHotCategorical, Categorical):
-        if isinstance(base, kind):
-            return base.logits, kind
-    raise ValueError(
-        f"{name} needs Bernoulli, OneHotCategorical or Categorical variables, alone or inside "
-        f"Independent, got {name_of(distribution)}: use Pathwise if it has rsample, else "
-        "ScoreFunction"
-    )
 
 
 def _antithetic_bits(logits: Tensor, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,16 +136,10 @@ def _antithetic_bits(logits: Tensor, num_samples: int) -> tuple[Tensor, Tensor, 
     return tuple(x.to(logits.dtype) for x in (u, b, antithetic))
 
 
-def uniform_noise(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Uniform on [0, 1), in float32 at least, where it lies on a grid of 2**-24."""
-    wide = torch.promote_types(dtype, torch.float32)
-    return torch.rand(shape, dtype=wide, device=device)
-
-
 def _difference(values: Tensor, logits: Tensor) -> Tensor:
     """`f(b) - f(b~)` of each pair, with dimensions of size 1 for the event."""
     first, second = values.detach().chunk(2)
-    return (first - second)[(..., *(None,) * (1 + logits.ndim - first.ndim))]
+    return beside(first - second, 1 + logits.ndim)
 
 
 def _both(logits: Tensor) -> Tensor:

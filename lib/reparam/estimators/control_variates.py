@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 
-from reparam._checks import check_temperature
 from reparam.estimators._contract import (
     Integrand,
     also_train,
     attach,
+    beside,
     check_call,
     check_differentiable,
     draw,
@@ -22,8 +22,9 @@ from reparam.estimators._contract import (
     refuse_forward_mode,
     values_of,
 )
-from reparam.estimators._relaxing import relaxable
+from reparam.estimators._relaxing import check_number, relaxable
 from reparam.estimators.score import _support_moves
+from reparam.relaxed import _wide
 
 _FAR, _NEAR = 1e30, 30.0  # what a softmax, and what a surrogate, gets for an infinite logit
 
@@ -37,9 +38,7 @@ class _ControlVariate(nn.Module):
 
     def __init__(self, temperature: float, eta: float | None):
         super().__init__()
-        if isinstance(temperature, Tensor):
-            raise TypeError("temperature must be a number, got a tensor: use temperature.item()")
-        check_temperature(temperature)
+        check_number(temperature)
         if eta is not None and not (isinstance(eta, int | float) and math.isfinite(eta)):
             raise ValueError(f"eta must be a finite number, got {eta!r}")
         self.log_temperature = nn.Parameter(torch.tensor(float(temperature)).log())
@@ -70,7 +69,7 @@ class _ControlVariate(nn.Module):
         control, given = self._control(f, both, kind, distribution).chunk(2)
         (path,) = torch.autograd.grad((control - given).sum(), leaf, create_graph=bool(trained))
         score = kind.score(b, leaf.detach())
-        gradient = _by_sample(values.detach() - given, score) * score + path
+        gradient = beside(values.detach() - given, score.ndim) * score + path
         value = attach(name, values.mean(0), logits, gradient.mean(0).to(logits.dtype))
         return _also_trained(value, [gradient], trained)
 
@@ -220,9 +219,9 @@ class RELAX(_ControlVariate):
         inputs = [leaves[name] for name in wanted]
         log_prob = finite_density(copies.log_prob(z.detach()), distribution)
         scores = torch.autograd.grad(log_prob.sum(), inputs, retain_graph=True)
-        paths = torch.autograd.grad(control.sum(), inputs, create_graph=bool(self._trained()))
+        paths = torch.autograd.grad(control.sum(), inputs, create_graph=bool(trained))
         gradients = [
-            _by_sample(values.detach() - control, score) * score + path
+            beside(values.detach() - control, score.ndim) * score + path
             for score, path in zip(scores, paths, strict=True)
         ]
         value = values.mean(0)
@@ -247,13 +246,7 @@ class RELAX(_ControlVariate):
 
 def _copies(parameter: Tensor, count: int) -> Tensor:
     """A leaf with a copy of the parameter for each sample, in float32 at least."""
-    wide = torch.promote_types(parameter.dtype, torch.float32)
-    return parameter.detach().to(wide).expand(count, *parameter.shape).requires_grad_()
-
-
-def _by_sample(weight: Tensor, like: Tensor) -> Tensor:
-    """`weight`, one number for each sample, with the trailing dimensions of `like`."""
-    return weight[(..., *(None,) * (like.ndim - weight.ndim))]
+    return _wide(parameter.detach()).expand(count, *parameter.shape).requires_grad_()
 
 
 def _also_trained(value: Tensor, gradients: list[Tensor], trained: list[nn.Parameter]) -> Tensor:

@@ -10,15 +10,14 @@ from torch.distributions import (
     Bernoulli,
     Categorical,
     Distribution,
-    Independent,
     OneHotCategorical,
 )
 
 from reparam._checks import any_true, check_count
 from reparam.estimators._contract import (
     Integrand,
+    beside,
     check_call,
-    check_finite,
     innermost,
     name_of,
     parameters_of,
@@ -70,9 +69,8 @@ class Enumeration:
         check_call(f, distribution, num_samples)
         z = support_points(distribution, self.max_points)
         weights = distribution.log_prob(z).exp()
-        values = values_of(f, _with_mass(z, weights), distribution)
-        if weights.requires_grad:
-            check_finite("Enumeration", values)
+        finite_for = "Enumeration" if weights.requires_grad else None
+        values = values_of(f, _with_mass(z, weights), distribution, finite_for=finite_for)
         return (weights * values).sum(0)
 
 
@@ -220,9 +218,8 @@ def _with_mass(points: Tensor, weights: Tensor) -> Tensor:
     """The points; where a weight is 0, `f` need not be finite, and gets the likeliest instead."""
     if not any_true(weights == 0):
         return points
-    event = (...,) + (None,) * (points.ndim - weights.ndim)
-    best = weights.argmax(0, keepdim=True)[event].expand(1, *points.shape[1:])
-    return torch.where((weights == 0)[event], points.gather(0, best), points)
+    best = beside(weights.argmax(0, keepdim=True), points.ndim).expand(1, *points.shape[1:])
+    return torch.where(beside(weights == 0, points.ndim), points.gather(0, best), points)
 
 
 def support_points(
@@ -232,10 +229,8 @@ def support_points(
     instead: str = "use ScoreFunction",
 ) -> Tensor:
     """Every point of a finite support, shape `[n, *batch_shape, *event_shape]`."""
-    base, copies = distribution, 1
-    while isinstance(base, Independent):
-        base = base.base_dist
-        copies = base.batch_shape[len(distribution.batch_shape) :].numel()
+    base = innermost(distribution)
+    copies = base.batch_shape[len(distribution.batch_shape) :].numel()
     try:
         points = base.enumerate_support(expand=False)
     except NotImplementedError:

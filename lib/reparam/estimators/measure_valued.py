@@ -21,6 +21,7 @@ from reparam._checks import any_true, check_flag
 from reparam.estimators._contract import (
     Integrand,
     attach,
+    beside,
     check_call,
     draw,
     innermost,
@@ -111,16 +112,14 @@ class MeasureValued:
         with torch.no_grad():
             replaced = iter(_values_replaced(f, z, replacements, distribution))
         base = innermost(distribution)
-        own = values.detach().reshape(
-            *values.shape, *(1,) * (len(base.batch_shape) - len(distribution.batch_shape))
-        )
+        own = beside(values.detach(), 1 + len(base.batch_shape))
         estimate = values.mean(0)
         for slope in slopes:
             pairs = [(weight, next(replaced)) for weight in slope.weights]
             if slope.own_weight is not None:
                 pairs.append((slope.own_weight, own))
-            last = (1,) * (slope.source.ndim - len(base.batch_shape))
-            gradient = sum(weight * value.reshape(*value.shape, *last) for weight, value in pairs)
+            ndim = 1 + slope.source.ndim
+            gradient = sum(weight * beside(value, ndim) for weight, value in pairs)
             estimate = attach("MeasureValued", estimate, slope.source, gradient.mean(0))
         return estimate
 

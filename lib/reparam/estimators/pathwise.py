@@ -10,6 +10,7 @@ from reparam.estimators._contract import (
     Integrand,
     check_call,
     check_differentiable,
+    graph_of,
     innermost,
     is_discrete,
     name_of,
@@ -138,14 +139,7 @@ def _meets_a_gap(value: Tensor) -> bool:
 
     That is the derivative of the incomplete gamma function in its first argument.
     """
-    todo, seen = [value.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        inputs = [parent for parent, _ in node.next_functions]
-        if "Igamma" in type(node).__name__ and inputs[0] is not None:
-            return True
-        todo.extend(inputs)
-    return False
+    return any(
+        "Igamma" in type(node).__name__ and node.next_functions[0][0] is not None
+        for node in graph_of(value)
+    )

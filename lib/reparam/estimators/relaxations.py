@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from reparam._checks import check_count, check_flag, check_temperature
+from reparam._checks import check_count, check_flag
 from reparam._functions import Function
 from reparam.estimators._contract import (
     Integrand,
@@ -19,7 +19,7 @@ from reparam.estimators._contract import (
     values_of,
     widened,
 )
-from reparam.estimators._relaxing import Bits, relaxable
+from reparam.estimators._relaxing import Bits, check_number, relaxable
 from reparam.relaxed import _wide, _zero_with_slope
 
 _INSTEAD = "ScoreFunction, ARM or RELAX with eta=None"
@@ -73,7 +73,7 @@ class GumbelSoftmax:
     hard: bool = False
 
     def __post_init__(self):
-        _check_temperature(self.temperature)
+        check_number(self.temperature)
         check_flag("hard", self.hard)
 
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
@@ -200,7 +200,7 @@ class GumbelRao:
     conditional_samples: int = 10
 
     def __post_init__(self):
-        _check_temperature(self.temperature)
+        check_number(self.temperature)
         check_count("conditional_samples", self.conditional_samples)
 
     @widened
@@ -258,7 +258,7 @@ class ReinMax:
     temperature: float = 1.0
 
     def __post_init__(self):
-        _check_temperature(self.temperature)
+        check_number(self.temperature)
 
     @widened
     def __call__(self, f: Integrand, distribution: Distribution, num_samples: int = 1) -> Tensor:
@@ -301,10 +301,3 @@ class _ClassStep(Function):
         middle = b + cooled  # twice the middle
         step = middle * (g - (middle * g).sum(-1, keepdim=True) / 2)
         return None, step - p * (g - (p * g).sum(-1, keepdim=True)) / 2, None, None
-
-
-def _check_temperature(temperature: float) -> None:
-    """An estimator is a value, so that its temperature is a number and not a tensor."""
-    if isinstance(temperature, Tensor):
-        raise TypeError("temperature must be a number, got a tensor: use temperature.item()")
-    check_temperature(temperature)

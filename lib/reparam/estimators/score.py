@@ -13,7 +13,6 @@ from reparam.estimators._contract import (
     also_train,
     attach,
     check_call,
-    check_finite,
     draw,
     innermost,
     log_ratio,
@@ -102,10 +101,9 @@ class ScoreFunction:
                 f"that of {name_of(distribution)} does: use Pathwise"
             )
         z = draw(distribution, num_samples)
-        values = values_of(f, z, distribution)
         ratio = log_ratio(distribution, z)
-        if ratio.requires_grad:
-            check_finite("ScoreFunction", values)
+        finite_for = "ScoreFunction" if ratio.requires_grad else None
+        values = values_of(f, z, distribution, finite_for=finite_for)
         if self.baseline is None:
             return (values * ratio.exp()).mean(0)
         refuse_forward_mode("ScoreFunction with a baseline")

@@ -12,6 +12,7 @@ from reparam._checks import any_true
 from reparam.estimators._contract import (
     Integrand,
     attach,
+    beside,
     check_call,
     constraints_of,
     draw,
@@ -104,8 +105,8 @@ class SPSA:
         slope = (above - below) / (2 * self.step)
         estimate = values.mean(0)
         for name, (_, u) in free.items():
-            each = slope.reshape(*slope.shape, *(1,) * (u.ndim - slope.ndim + 1))
-            estimate = attach("SPSA", estimate, u, (each * signs[name]).mean(0))
+            each = beside(slope, 1 + u.ndim) * signs[name]
+            estimate = attach("SPSA", estimate, u, each.mean(0))
         return estimate
 
 
