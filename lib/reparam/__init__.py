@@ -1,8 +1,9 @@
 """Gradients through randomness: estimators that are checked against the exact gradient.
 
 `reparam` is the library of the course *Gradients through randomness*. Its modules, from the
-ground up: `noise`, `gaussian`, `relaxed`, `estimators`, `objectives`, `measure`, `data`, `vae`,
-`checkup`, `plots`, `explorers`, `quiz`, `live`. Import what you need from the module that has it:
+ground up: `noise`, `gaussian`, `distributions`, `relaxed`, `flows`, `estimators`, `objectives`,
+`measure`, `data`, `vae`, `checkup`, `plots`, `explorers`, `quiz`, `live`. Import what you need from
+the module that has it:
 
 >>> import torch
 >>> from torch.distributions import Normal
@@ -20,8 +21,10 @@ __version__ = "0.1.0"
 _MODULES = (
     "checkup",
     "data",
+    "distributions",
     "estimators",
     "explorers",
+    "flows",
     "gaussian",
     "live",
     "long_runs",

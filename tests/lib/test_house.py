@@ -13,7 +13,7 @@ LIBRARY = Path(__file__).resolve().parents[2] / "lib" / "reparam"
 FLOORS = [
     {"_checks", "_embed", "_functions"},
     {"noise", "data"},
-    {"gaussian", "relaxed"},
+    {"gaussian", "relaxed", "distributions", "flows"},
     {"estimators"},
     {"measure", "objectives"},
     {"vae", "checkup"},

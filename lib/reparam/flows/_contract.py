@@ -1,0 +1,150 @@
+"""What every flow promises, and the sequence of several."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from reparam._checks import check_alike, check_count, check_float, is_infinite
+
+__all__ = ["Flow", "FlowSequence"]
+
+
+class Flow(nn.Module):
+    """An invertible, differentiable map of `R^dim` onto itself, with its log-determinant.
+
+    `forward(z, context=None)` and `inverse(z, context=None)` both return `(z, log_det)`, and the
+    log-determinant is `log |det J|` of the map just applied, so that those of `forward` and of
+    `inverse` at the same pair of points are each other's negative.
+
+    A subclass writes `_map` and `_unmap`, which get checked input. Its parameters may depend on a
+    context, features of shape `[..., context_dim]` that an encoder hands on (amortization): a layer
+    of the flow maps them to the parameters, or adds them to its network's input.
+
+    Args:
+        dim: D, the length of z.
+        context_dim: length of the context; 0 for parameters that all inputs share.
+
+    Shapes: `z` is `[..., D]`, `context` broadcasts as `[..., context_dim]` with the leading
+    dimensions of `z`; the result is `[..., D]` and `[...]`.
+
+    Raises:
+        TypeError: if a size is no int, or `z` or `context` no floating-point tensor.
+        ValueError: if `z` or `context` does not fit, holds NaN or infinity, is empty, or if a
+            context is missing or not wanted.
+
+    Derived in chapter 6. Source: Rezende and Mohamed (2015), https://arxiv.org/abs/1505.05770.
+    """
+
+    def __init__(self, dim: int, context_dim: int = 0):
+        super().__init__()
+        check_count("dim", dim)
+        check_count("context_dim", context_dim, least=0)
+        self.dim = dim
+        self.context_dim = context_dim
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self._check(z, context)
+        return self._map(z, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self._check(z, context)
+        return self._unmap(z, context)
+
+    def _map(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _unmap(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _check(self, z: Tensor, context: Tensor | None) -> None:
+        given = {"z": z} if context is None else {"z": z, "context": context}
+        check_float(**given)
+        weight = next(self.parameters(), None)
+        check_alike(**({} if weight is None else {"weights": weight}), **given)
+        for name, tensor, wanted in (("z", z, self.dim), ("context", context, self.context_dim)):
+            if tensor is None:
+                continue
+            if wanted == 0:
+                raise ValueError(
+                    f"{type(self).__name__} was made without a context, got one of shape "
+                    f"{tuple(tensor.shape)}: pass context_dim={tensor.shape[-1:].numel()}"
+                )
+            if tensor.ndim == 0 or tensor.shape[-1] != wanted:
+                raise ValueError(
+                    f"{type(self).__name__} wants {name} of shape [..., {wanted}], got "
+                    f"{tuple(tensor.shape)}"
+                )
+            if is_infinite(tensor):
+                raise ValueError(f"{name} holds infinite values")
+        if self.context_dim and context is None:
+            raise ValueError(
+                f"{type(self).__name__} has context_dim={self.context_dim} and wants a context of "
+                f"shape [..., {self.context_dim}], got none"
+            )
+        if context is not None:
+            try:
+                joint = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
+            except RuntimeError:
+                joint = None
+            if joint != z.shape[:-1]:
+                raise ValueError(
+                    f"context of shape {tuple(context.shape)} does not broadcast to the leading "
+                    f"dimensions of z, shape {tuple(z.shape)}"
+                )
+
+
+class FlowSequence(Flow):
+    """Several flows, one after the other: the first one given is applied first.
+
+    Args:
+        flows: of one `dim`. All of those that take a context take the same one.
+
+    Raises:
+        ValueError: if there are none, or their sizes differ; in use, as `Flow`, and where a layer
+            gives NaN or infinity an error that names it.
+
+    Derived in chapter 6.
+    """
+
+    def __init__(self, flows: Iterable[Flow]):
+        flows = list(flows)
+        for flow in flows:
+            if not isinstance(flow, Flow):
+                raise TypeError(f"flows must be reparam.flows, got {type(flow).__name__}")
+        dims = {flow.dim for flow in flows}
+        contexts = {flow.context_dim for flow in flows} - {0}
+        if len(dims) != 1 or len(contexts) > 1:
+            raise ValueError(
+                f"flows must share one dim and one context_dim, got dims {sorted(dims)} and "
+                f"context_dims {sorted(contexts)} in {len(flows)} flows"
+            )
+        super().__init__(dims.pop(), contexts.pop() if contexts else 0)
+        self.flows = nn.ModuleList(flows)
+
+    def _map(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._through("_map", list(enumerate(self.flows, 1)), z, context)
+
+    def _unmap(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._through("_unmap", list(enumerate(self.flows, 1))[::-1], z, context)
+
+    def _through(self, way, flows, z, context):
+        start, total = z, 0.0
+        for _, flow in flows:
+            z, log_det = getattr(flow, way)(z, context if flow.context_dim else None)
+            total = total + log_det
+        if is_infinite(total) or is_infinite(z):
+            self._name_the_layer(way, flows, start, context)
+        return z, total
+
+    @torch.no_grad()
+    def _name_the_layer(self, way, flows, z, context):
+        for number, flow in flows:
+            before = z
+            z, log_det = getattr(flow, way)(z, context if flow.context_dim else None)
+            if is_infinite(z) or is_infinite(log_det):
+                raise ValueError(
+                    f"layer {number} of {len(flows)} ({type(flow).__name__}) gave NaN or infinity "
+                    f"for inputs of size up to {before.abs().max():.3g}: look at its parameters, "
+                    "or lower the learning rate"
+                )
