@@ -4,5 +4,13 @@ Derived in chapter 6.
 """
 
 from reparam.flows._contract import Flow, FlowSequence
+from reparam.flows.autoregressive import InverseAutoregressiveFlow, MaskedAutoregressiveFlow
+from reparam.flows.coupling import AffineCouplingFlow
 
-__all__ = ["Flow", "FlowSequence"]
+__all__ = [
+    "AffineCouplingFlow",
+    "Flow",
+    "FlowSequence",
+    "InverseAutoregressiveFlow",
+    "MaskedAutoregressiveFlow",
+]
