@@ -39,24 +39,60 @@ def is_infinite(tensor: Tensor) -> bool:
 def check_float(**tensors: Tensor) -> None:
     """Each one is a floating-point tensor with at least one value, and none of them NaN."""
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"{name} must be a tensor, got {type(tensor).__name__}: "
-                f"torch.as_tensor({name}) makes one"
-            )
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f"{name} must hold floating-point numbers, got dtype {tensor.dtype}: "
-                f"use {name}.float()"
-            )
-        if tensor.numel() == 0:
-            raise ValueError(f"{name} is empty, got shape {tuple(tensor.shape)}")
+        _check_form(name, tensor)
         if holds_nan(tensor):
+            _raise_nan(name, tensor)
+
+
+def check_finite(**tensors: Tensor) -> None:
+    """As `check_float`, and none of the values infinite either."""
+    for name, tensor in tensors.items():
+        _check_form(name, tensor)
+        if is_infinite(tensor):
+            if tensor.isnan().any():
+                _raise_nan(name, tensor)
             raise ValueError(
-                f"{name} holds NaN in {int(tensor.isnan().sum())} of its {tensor.numel()} values: "
-                "look for the first operation upstream that makes them "
-                "(torch.autograd.set_detect_anomaly(True) names it)"
+                f"{name} holds infinity in {int(tensor.isinf().sum())} of its {tensor.numel()} "
+                "values: look for an overflow upstream, an exponential or a division by 0"
             )
+
+
+def _check_form(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{name} must be a tensor, got {type(tensor).__name__}: "
+            f"torch.as_tensor({name}) makes one"
+        )
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"{name} must hold floating-point numbers, got dtype {tensor.dtype}: use {name}.float()"
+        )
+    if tensor.numel() == 0:
+        raise ValueError(f"{name} is empty, got shape {tuple(tensor.shape)}")
+
+
+def _raise_nan(name: str, tensor: Tensor) -> None:
+    raise ValueError(
+        f"{name} holds NaN in {int(tensor.isnan().sum())} of its {tensor.numel()} values: "
+        "look for the first operation upstream that makes them "
+        "(torch.autograd.set_detect_anomaly(True) names it)"
+    )
+
+
+def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
+    """A source of randomness on the device where the noise is drawn; or None."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator, got {type(generator).__name__}: "
+            "torch.Generator().manual_seed(0) makes one"
+        )
+    if generator.device.type != device.type and device.type != "meta":
+        raise ValueError(
+            f"generator must live where the noise is drawn, on {device}, got one on "
+            f"{generator.device}: use torch.Generator({device.type!r})"
+        )
 
 
 def check_alike(**tensors: Tensor) -> None:

@@ -1,22 +1,42 @@
-"""Gaussian samples as differentiable functions of their parameters, and the KL to the prior."""
+"""Gaussian samples as differentiable functions of their parameters, and the KL to the prior.
+
+The 16-bit types are computed in float32: samples and factors round once, at the end, to the dtype
+that came; a KL, which is a part of the loss, stays in float32, as float16 ends at 65504.
+"""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-from reparam._checks import any_true, check_alike, check_float, check_same_shape
+from reparam._checks import (
+    any_true,
+    check_alike,
+    check_finite,
+    check_float,
+    check_generator,
+    check_same_shape,
+)
 
 __all__ = [
     "ReparameterizedSampling",
     "bound_log_var",
+    "cholesky_factor",
+    "full_covariance_kl",
     "gaussian_kl",
+    "low_rank_kl",
     "reparameterize_full_covariance_gaussian",
     "reparameterize_gaussian",
+    "reparameterize_low_rank_gaussian",
 ]
 
 
-def reparameterize_gaussian(mu: Tensor, log_var: Tensor, training: bool = True) -> Tensor:
+def reparameterize_gaussian(
+    mu: Tensor,
+    log_var: Tensor,
+    training: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Draw `z ~ N(mu, exp(log_var))` so that gradients reach `mu` and `log_var`.
 
     `z = mu + sigma * eps` with `sigma = exp(log_var / 2)` and `eps ~ N(0, 1)`, so that
@@ -26,13 +46,14 @@ def reparameterize_gaussian(mu: Tensor, log_var: Tensor, training: bool = True) 
         mu: means, any shape.
         log_var: logarithms of the variances, same shape, dtype and device.
         training: if False, return `mu` and draw nothing.
+        generator: source of randomness, on the same device; torch's global one if None.
 
     Returns:
-        Samples of the shape of `mu`.
+        Samples of the shape and dtype of `mu`.
 
     Raises:
         TypeError: if an argument is not a floating-point tensor.
-        ValueError: if shapes, dtypes or devices differ, or a value is NaN.
+        ValueError: if shapes, dtypes or devices differ, or a value is NaN or infinite.
 
     Derived in chapter 2. Source: Kingma and Welling (2014), https://arxiv.org/abs/1312.6114;
     Rezende, Mohamed and Wierstra (2014), https://arxiv.org/abs/1401.4082.
@@ -43,12 +64,14 @@ def reparameterize_gaussian(mu: Tensor, log_var: Tensor, training: bool = True) 
     tensor([[1., 1., 1.],
             [1., 1., 1.]])
     """
-    check_float(mu=mu, log_var=log_var)
+    check_finite(mu=mu, log_var=log_var)
     check_alike(mu=mu, log_var=log_var)
     check_same_shape(mu=mu, log_var=log_var)
     if not training:
         return mu
-    return mu + torch.exp(log_var / 2) * torch.randn_like(mu)
+    eps = _noise_like(mu, generator)
+    sigma = torch.exp(log_var.to(eps.dtype) / 2)
+    return (mu + sigma * eps).to(mu.dtype)
 
 
 class ReparameterizedSampling(nn.Module):
@@ -81,21 +104,24 @@ class ReparameterizedSampling(nn.Module):
         return reparameterize_gaussian(mu, log_var, training=self.training)
 
 
-def reparameterize_full_covariance_gaussian(mu: Tensor, L: Tensor) -> Tensor:
+def reparameterize_full_covariance_gaussian(
+    mu: Tensor, L: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
     """Draw `z ~ N(mu, L Lᵀ)` as `z = mu + L eps`, with `eps ~ N(0, I)`.
 
     Args:
         mu: means, shape `[..., D]`.
         L: lower triangular Cholesky factors, shape `[..., D, D]`, positive diagonals, same
-            leading dimensions.
+            leading dimensions. `cholesky_factor` makes them.
+        generator: source of randomness, on the same device; torch's global one if None.
 
     Returns:
-        Samples of the shape of `mu`.
+        Samples of the shape and dtype of `mu`.
 
     Raises:
         TypeError: if an argument is not a floating-point tensor.
         ValueError: if `L` does not fit `mu`, is not lower triangular, or has a diagonal entry
-            that is not positive.
+            that is not positive, or if a value is NaN or infinite.
 
     Derived in chapter 2, which also shows what another root of the same covariance changes.
 
@@ -103,26 +129,88 @@ def reparameterize_full_covariance_gaussian(mu: Tensor, L: Tensor) -> Tensor:
     >>> reparameterize_full_covariance_gaussian(torch.zeros(2), L).shape
     torch.Size([2])
     """
-    check_float(mu=mu, L=L)
-    check_alike(mu=mu, L=L)
-    if mu.ndim == 0 or L.shape != (*mu.shape, mu.shape[-1]):
+    _check_full_covariance(mu, L)
+    eps = _noise_like(mu, generator)
+    return (mu + (L.to(eps.dtype) @ eps.unsqueeze(-1)).squeeze(-1)).to(mu.dtype)
+
+
+def reparameterize_low_rank_gaussian(
+    mu: Tensor, factor: Tensor, log_diagonal: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw `z ~ N(mu, W Wᵀ + diag(exp(log_diagonal)))` from R + D noise numbers.
+
+    `z = mu + W eps_R + exp(log_diagonal / 2) eps_D`: R directions along which dimensions vary
+    together, at D (R + 1) numbers in place of the D (D + 1) / 2 of a full covariance.
+
+    Args:
+        mu: means, shape `[..., D]`.
+        factor: W, shape `[..., D, R]`, same leading dimensions.
+        log_diagonal: logarithms of the variances that W leaves out, of the shape of `mu`.
+        generator: source of randomness, on the same device; torch's global one if None.
+
+    Returns:
+        Samples of the shape and dtype of `mu`.
+
+    Raises:
+        TypeError: if an argument is not a floating-point tensor.
+        ValueError: if shapes do not fit, dtypes or devices differ, or a value is NaN or infinite.
+
+    Derived in chapter 4. Source: Ong, Nott and Smith (2018), https://arxiv.org/abs/1701.03208.
+
+    >>> mu, factor = torch.zeros(5, 8), torch.zeros(5, 8, 2)
+    >>> reparameterize_low_rank_gaussian(mu, factor, torch.zeros(5, 8)).shape
+    torch.Size([5, 8])
+    """
+    _check_low_rank(mu, factor, log_diagonal)
+    eps_R = _noise_like(factor[..., 0, :], generator)
+    eps_D = _noise_like(mu, generator)
+    together = (factor.to(eps_R.dtype) @ eps_R.unsqueeze(-1)).squeeze(-1)
+    alone = torch.exp(log_diagonal.to(eps_D.dtype) / 2) * eps_D
+    return (mu + together + alone).to(mu.dtype)
+
+
+def cholesky_factor(raw: Tensor, low: float = -10.0, high: float = 10.0) -> Tensor:
+    """Make a lower triangular matrix with a positive diagonal of D (D + 1) / 2 free numbers.
+
+    The first D numbers are log-variances, `L_ii = exp(bound_log_var(raw_i) / 2)`, as in a Gaussian
+    of independent dimensions; the others fill the triangle below, row by row. Zeros give the
+    identity (with bounds that are symmetric about 0).
+
+    Args:
+        raw: an encoder's output, shape `[..., D (D + 1) / 2]`.
+        low, high: bounds of the log-variances on the diagonal, as for `bound_log_var`.
+
+    Returns:
+        Factors of shape `[..., D, D]`, in the dtype of `raw`.
+
+    Raises:
+        TypeError: if `raw` is not a floating-point tensor.
+        ValueError: if the length of `raw` is not D (D + 1) / 2 for any D, a value is NaN or
+            infinite, or the bounds are no bounds.
+
+    Derived in chapter 4. Source: Pinheiro and Bates (1996), who call it the log-Cholesky
+    parameterization, https://doi.org/10.1007/BF00140873.
+
+    >>> cholesky_factor(torch.tensor([0.0, 0.0, 0.0, 0.5, 0.7, -0.2]))
+    tensor([[ 1.0000,  0.0000,  0.0000],
+            [ 0.5000,  1.0000,  0.0000],
+            [ 0.7000, -0.2000,  1.0000]])
+    """
+    check_finite(raw=raw)
+    length = raw.shape[-1] if raw.ndim else 0
+    D = (math.isqrt(8 * length + 1) - 1) // 2
+    if length != D * (D + 1) // 2 or D == 0:
         raise ValueError(
-            "L must have one square matrix for each mean: for mu of shape "
-            f"{tuple(mu.shape)} shape {(*mu.shape, *mu.shape[-1:])}, got {tuple(L.shape)}"
+            "raw must hold D (D + 1) / 2 numbers in its last dimension, for D latent dimensions; "
+            f"got shape {tuple(raw.shape)}: {D * (D + 1) // 2} would make D = {D}, "
+            f"{(D + 1) * (D + 2) // 2} D = {D + 1}"
         )
-    if any_true(L.triu(1) != 0):
-        raise ValueError(
-            "L must be lower triangular, got non-zero entries above the diagonal: pass "
-            "torch.linalg.cholesky(covariance) or L.tril()"
-        )
-    diagonal = L.diagonal(dim1=-2, dim2=-1)
-    if any_true(diagonal <= 0):
-        raise ValueError(
-            f"the diagonal of L must be positive, got {diagonal.min().item():g}: pass it through "
-            "an exponential or a softplus"
-        )
-    eps = torch.randn_like(mu)
-    return mu + (L @ eps.unsqueeze(-1)).squeeze(-1)
+    sigma = torch.exp(bound_log_var(_wide(raw[..., :D]), low, high) / 2).to(raw.dtype)
+    place = torch.arange(D, device=raw.device).diag_embed()  # of each entry of L among the numbers
+    row, column = torch.tril_indices(D, D, -1, device=raw.device)
+    place[row, column] = torch.arange(D, length, device=raw.device)
+    numbers = torch.cat([sigma, raw[..., D:]], -1)
+    return numbers.index_select(-1, place.flatten()).unflatten(-1, (D, D)).tril()
 
 
 def bound_log_var(raw: Tensor, low: float = -10.0, high: float = 10.0) -> Tensor:
@@ -143,19 +231,19 @@ def bound_log_var(raw: Tensor, low: float = -10.0, high: float = 10.0) -> Tensor
 
     Raises:
         TypeError: if `raw` is not a floating-point tensor.
-        ValueError: if `low` is not below `high` or one is infinite, or `raw` holds NaN.
+        ValueError: if `low` is not below `high` or one is infinite, or `raw` holds NaN or infinity.
 
     Derived in chapter 4.
 
     >>> bound_log_var(torch.tensor([-1000.0, 0.0, 1000.0]))
     tensor([-9.9995,  0.0000,  9.9995])
     """
-    check_float(raw=raw)
+    check_finite(raw=raw)
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"low must be below high and both finite, got low={low} and high={high}")
     center, half = (low + high) / 2, (high - low) / 2
-    t = (raw - center) / half
-    return center + half * torch.sin(torch.atan(t))
+    t = (_wide(raw) - center) / half
+    return (center + half * torch.sin(torch.atan(t))).to(raw.dtype)
 
 
 def gaussian_kl(mu: Tensor, log_var: Tensor, reduction: str = "sum") -> Tensor:
@@ -171,10 +259,13 @@ def gaussian_kl(mu: Tensor, log_var: Tensor, reduction: str = "sum") -> Tensor:
             There is no mean over dimensions: beside a reconstruction summed over pixels that is
             a β-VAE with β = 1/D in disguise (chapter 4).
 
+    Returns:
+        The KL in the dtype of `mu`, or in float32 where that is wider.
+
     Raises:
         TypeError: if an argument is not a floating-point tensor.
-        ValueError: if shapes, dtypes or devices differ, a value is NaN, or `reduction` is none
-            of the three.
+        ValueError: if shapes, dtypes or devices differ, a value is NaN or infinite, or `reduction`
+            is none of the three.
 
     Derived in chapter 4. Source: Kingma and Welling (2014), appendix B,
     https://arxiv.org/abs/1312.6114.
@@ -182,21 +273,151 @@ def gaussian_kl(mu: Tensor, log_var: Tensor, reduction: str = "sum") -> Tensor:
     >>> gaussian_kl(torch.ones(2, 3), torch.zeros(2, 3))
     tensor([1.5000, 1.5000])
     """
-    check_float(mu=mu, log_var=log_var)
+    check_finite(mu=mu, log_var=log_var)
     check_alike(mu=mu, log_var=log_var)
     check_same_shape(mu=mu, log_var=log_var)
     if reduction not in ("sum", "none", "batchmean"):
         raise ValueError(f"reduction must be 'sum', 'none' or 'batchmean', got {reduction!r}")
-    kl = (mu.square() + _expm1_minus(log_var)) / 2
-    if reduction == "none":
-        return kl
-    if mu.ndim == 0:
+    if reduction != "none" and mu.ndim == 0:
         raise ValueError(
             f"reduction={reduction!r} sums the last dimension, but mu is a scalar: "
             "use reduction='none'"
         )
-    kl = kl.sum(-1)
+    kl = (_wide(mu).square() + _expm1_minus(_wide(log_var))) / 2
+    return kl if reduction == "none" else _reduced(kl.sum(-1), reduction)
+
+
+def full_covariance_kl(mu: Tensor, L: Tensor, reduction: str = "sum") -> Tensor:
+    """KL divergence of `N(mu, L Lᵀ)` from `N(0, I)`, in nats.
+
+    `(‖mu‖² + sum of L_ij² below the diagonal + sum of (L_ii² - 1 - 2 log L_ii)) / 2`: the trace of
+    `L Lᵀ` is the sum of all squares, and half its log-determinant the sum of all `log L_ii`. With
+    `2 log L_ii` for the log-variance the last sum is that of `gaussian_kl`, and does not cancel.
+
+    Args:
+        mu: means, shape `[..., D]`.
+        L: lower triangular Cholesky factors, shape `[..., D, D]`, positive diagonals, same
+            leading dimensions.
+        reduction: `"sum"`, shape `[...]`, or `"batchmean"`, its mean, a scalar. There is no
+            `"none"`: the dimensions are not independent, so that the KL has no shares of theirs.
+
+    Returns:
+        The KL in the dtype of `mu`, or in float32 where that is wider.
+
+    Raises:
+        TypeError, ValueError: as `reparameterize_full_covariance_gaussian`, or if `reduction` is
+            neither.
+
+    Derived in chapter 4.
+
+    >>> full_covariance_kl(torch.zeros(2), torch.tensor([[1.0, 0.0], [0.5, 1.0]]))
+    tensor(0.1250)
+    """
+    _check_full_covariance(mu, L)
+    _check_joint(reduction)
+    L = _wide(L)
+    diagonal = _expm1_minus(2 * torch.log(L.diagonal(dim1=-2, dim2=-1)))
+    below = L.tril(-1).square().sum((-2, -1))
+    return _reduced((_wide(mu).square().sum(-1) + below + diagonal.sum(-1)) / 2, reduction)
+
+
+def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str = "sum") -> Tensor:
+    """KL divergence of `N(mu, W Wᵀ + diag(exp(log_diagonal)))` from `N(0, I)`, in nats.
+
+    What W adds to the KL of its diagonal, `gaussian_kl(mu, log_diagonal)`, is half of
+    `‖W‖² - log det(I + A)` with the R × R matrix `A = Wᵀ diag(exp(-log_diagonal)) W`, of which
+    the determinant lemma makes the D × D one. With A's eigenvalues λ the logarithm is a sum of
+    `log1p(λ)`. Where W is small `‖W‖²` is taken apart into the trace of A, which leaves
+    `λ - log1p(λ)`, summed as a series, and the rest, `-W_ij² expm1(-log_diagonal_i)`. All that is
+    R × R is done in float64, as A holds the squares of W.
+
+    Args:
+        mu: means, shape `[..., D]`.
+        factor: W, shape `[..., D, R]`, same leading dimensions.
+        log_diagonal: logarithms of the variances that W leaves out, of the shape of `mu`.
+        reduction: as for `full_covariance_kl`.
+
+    Returns:
+        The KL in the dtype of `mu`, or in float32 where that is wider.
+
+    Raises:
+        TypeError, ValueError: as `reparameterize_low_rank_gaussian`, or if `reduction` is neither
+            `"sum"` nor `"batchmean"`.
+
+    Derived in chapter 4.
+
+    >>> low_rank_kl(torch.zeros(2), torch.tensor([[1.0], [1.0]]), torch.zeros(2))
+    tensor(0.4507)
+    """
+    _check_low_rank(mu, factor, log_diagonal)
+    _check_joint(reduction)
+    W, log_d = factor.double(), log_diagonal.double().unsqueeze(-1)
+    whitened = W * torch.exp(-log_d / 2)
+    eigenvalues = torch.linalg.eigvalsh(whitened.mT @ whitened).clamp(min=0)
+    log_1p = torch.log1p(eigenvalues)
+    far = W.square().sum((-2, -1)) - log_1p.sum(-1)
+    near = _expm1_minus(log_1p).sum(-1) - (W.square() * torch.expm1(-log_d)).sum((-2, -1))
+    added = torch.where(eigenvalues.sum(-1) < 1, near, far) / 2
+    kl = gaussian_kl(mu, log_diagonal)
+    return _reduced(kl + added.to(kl.dtype), reduction)
+
+
+def _noise_like(mu: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard Gaussian noise of the shape of `mu`, in float32 at least."""
+    check_generator(generator, mu.device)
+    return torch.empty_like(mu, dtype=_wide_dtype(mu)).normal_(generator=generator)
+
+
+def _wide_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(_wide_dtype(x))
+
+
+def _reduced(kl: Tensor, reduction: str) -> Tensor:
     return kl.mean() if reduction == "batchmean" else kl
+
+
+def _check_joint(reduction: str) -> None:
+    if reduction not in ("sum", "batchmean"):
+        raise ValueError(
+            f"reduction must be 'sum' or 'batchmean', got {reduction!r}: a KL between Gaussians "
+            "whose dimensions are correlated is no sum over dimensions"
+        )
+
+
+def _check_full_covariance(mu: Tensor, L: Tensor) -> None:
+    check_finite(mu=mu, L=L)
+    check_alike(mu=mu, L=L)
+    if mu.ndim == 0 or L.shape != (*mu.shape, mu.shape[-1]):
+        raise ValueError(
+            "L must have one square matrix for each mean: for mu of shape "
+            f"{tuple(mu.shape)} shape {(*mu.shape, *mu.shape[-1:])}, got {tuple(L.shape)}"
+        )
+    if any_true(L.triu(1) != 0):
+        raise ValueError(
+            "L must be lower triangular, got non-zero entries above the diagonal: pass "
+            "torch.linalg.cholesky(covariance) or L.tril()"
+        )
+    diagonal = L.diagonal(dim1=-2, dim2=-1)
+    if any_true(diagonal <= 0):
+        raise ValueError(
+            f"the diagonal of L must be positive, got {diagonal.min().item():g}: pass it through "
+            "an exponential or a softplus, as cholesky_factor does"
+        )
+
+
+def _check_low_rank(mu: Tensor, factor: Tensor, log_diagonal: Tensor) -> None:
+    check_finite(mu=mu, factor=factor, log_diagonal=log_diagonal)
+    check_alike(mu=mu, factor=factor, log_diagonal=log_diagonal)
+    check_same_shape(mu=mu, log_diagonal=log_diagonal)
+    if mu.ndim == 0 or factor.ndim == 0 or factor.shape[:-1] != mu.shape:
+        raise ValueError(
+            "factor must have one matrix of D rows for each mean: for mu of shape "
+            f"{tuple(mu.shape)} shape {(*mu.shape, 'R')}, got {tuple(factor.shape)}"
+        )
 
 
 def _expm1_minus(x: Tensor) -> Tensor:
