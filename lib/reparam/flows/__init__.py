@@ -6,6 +6,9 @@ Derived in chapter 6.
 from reparam.flows._contract import Flow, FlowSequence
 from reparam.flows.autoregressive import InverseAutoregressiveFlow, MaskedAutoregressiveFlow
 from reparam.flows.coupling import AffineCouplingFlow
+from reparam.flows.planar import PlanarFlow
+from reparam.flows.posterior import NormalizingFlowPosterior
+from reparam.flows.radial import RadialFlow
 
 __all__ = [
     "AffineCouplingFlow",
@@ -13,4 +16,7 @@ __all__ = [
     "FlowSequence",
     "InverseAutoregressiveFlow",
     "MaskedAutoregressiveFlow",
+    "NormalizingFlowPosterior",
+    "PlanarFlow",
+    "RadialFlow",
 ]

@@ -1,11 +1,13 @@
 """What every flow promises, and the sequence of several."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from reparam._checks import check_alike, check_count, check_float, is_infinite
+from reparam._checks import any_true, check_alike, check_count, check_float, is_infinite
+from reparam._functions import is_plain
 
 __all__ = ["Flow", "FlowSequence"]
 
@@ -148,3 +150,28 @@ class FlowSequence(Flow):
                     f"for inputs of size up to {before.abs().max():.3g}: look at its parameters, "
                     "or lower the learning rate"
                 )
+
+
+def amortized(context_dim: int, size: int) -> nn.Linear | None:
+    """The layer that makes `size` numbers of a context, near 0 at the start; None without one."""
+    if context_dim == 0:
+        return None
+    layer = nn.Linear(context_dim, size, bias=False)
+    nn.init.normal_(layer.weight, std=0.01 / math.sqrt(context_dim))
+    return layer
+
+
+def root(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Where `step`, one of Newton's method, leads from `start`, with derivatives of the root.
+
+    Each step on the graph, from a root that is known, leaves its value alone: the first makes the
+    first derivative right, the next one the second and the third.
+    """
+    with torch.no_grad():
+        a = start
+        tolerance = 4 * torch.finfo(start.dtype).eps
+        for _ in range(100 if is_plain() else 30):
+            last, a = a, step(a)
+            if is_plain() and not any_true((a - last).abs() > tolerance * a.abs()):
+                break
+    return step(step(a))
