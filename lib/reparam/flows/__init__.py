@@ -9,6 +9,7 @@ from reparam.flows.coupling import AffineCouplingFlow
 from reparam.flows.planar import PlanarFlow
 from reparam.flows.posterior import NormalizingFlowPosterior
 from reparam.flows.radial import RadialFlow
+from reparam.flows.spline import SplineFlow, rational_quadratic_spline
 
 __all__ = [
     "AffineCouplingFlow",
@@ -19,4 +20,6 @@ __all__ = [
     "NormalizingFlowPosterior",
     "PlanarFlow",
     "RadialFlow",
+    "SplineFlow",
+    "rational_quadratic_spline",
 ]
