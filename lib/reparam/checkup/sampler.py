@@ -1,12 +1,6 @@
-"""What is wrong with a sampler or with a model's gradients, named, with evidence and cure.
+"""Check a Gaussian sampler: its law and its gradients."""
 
-`grad is not None` proves little: a gradient can be there and be zero, or wrong (chapter 1). These
-checks look at values.
-"""
-
-import textwrap
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import scipy.stats
@@ -14,44 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reparam._checks import check_count
-
-__all__ = ["Finding", "Report", "check_gradients", "check_sampler"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault: its name, the numbers that show it, and what to do about it."""
-
-    name: str
-    evidence: str
-    cure: str
-
-
-@dataclass(frozen=True, repr=False)
-class Report:
-    """What a check found. Print it, or look at `.ok` and `.findings`."""
-
-    subject: str
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.findings
-
-    def __str__(self) -> str:
-        if self.ok:
-            return f"{self.subject}: no fault found"
-        plural = "s" if len(self.findings) > 1 else ""
-        lines = [f"{self.subject}: {len(self.findings)} fault{plural} found"]
-        for finding in self.findings:
-            lines.append(f"✗ {finding.name}")
-            for label, text in (("seen", finding.evidence), ("cure", finding.cure)):
-                lines += textwrap.wrap(f"  {label}: {text}", 80, subsequent_indent="        ")
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
+from reparam.checkup._report import Finding, Report
 
 # The points at which samplers are tried. The log-variances tell the usual mistakes apart.
 _MU = (-1.3, 0.4, 2.1, 0.8)
@@ -413,110 +370,3 @@ def _wrong_log_var_slope(slope: Tensor, spread: Tensor, log_var: Tensor) -> Find
         f"dz/dlog_var = {slope.flatten()[worst]:.3g}",
         cure,
     )
-
-
-def check_gradients(
-    loss: Tensor, parameters: nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
-) -> Report:
-    """Check the values of the gradients of `loss`, parameter by parameter.
-
-    Args:
-        loss: a scalar. Its graph is kept, and no `.grad` is touched.
-        parameters: a module, a dict of named tensors, or what `named_parameters()` gives.
-
-    Returns:
-        A `Report` with one finding for each parameter whose gradient is missing (`None`), exactly
-        zero in every entry, or not finite; and for a loss without a graph or not finite.
-
-    Raises:
-        TypeError: if `loss` or a parameter is not a floating-point tensor.
-        ValueError: if `loss` is not a scalar, or there are no parameters.
-
-    Used in chapters 1 and 2.
-
-    >>> mu = torch.zeros(3, requires_grad=True)
-    >>> check_gradients(torch.normal(mu, 1.0).sum(), {"mu": mu})
-    check_gradients: 1 fault found
-    ✗ mu: the gradient is exactly zero
-      seen: all 3 entries are 0
-      cure: look for what is flat or cut between mu and the loss: torch.normal, round, sign, a clamp
-    """
-    if isinstance(parameters, nn.Module):
-        parameters = parameters.named_parameters()
-    named = dict(parameters)
-    if not named:
-        raise ValueError("parameters must name at least one tensor, got none")
-    tensors = {"loss": loss} | {f"parameter {name}": tensor for name, tensor in named.items()}
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(f"{name} must be a floating-point tensor, got {got}")
-    if loss.numel() != 1:
-        raise ValueError(
-            f"loss must be a scalar, got shape {list(loss.shape)}: use loss.mean() or loss.sum()"
-        )
-    findings = []
-    if not loss.isfinite():
-        findings.append(
-            Finding(
-                "the loss is not finite",
-                f"it is {loss.item():g}",
-                "look for the first term that is not: logarithms of 0, exponentials of log_var",
-            )
-        )
-    if not loss.requires_grad:
-        findings.append(
-            Finding(
-                "the loss has no graph",
-                "loss.requires_grad is False: backward() would raise",
-                "draw with rsample(), not sample(), and compute the loss outside torch.no_grad()",
-            )
-        )
-        return Report("check_gradients", tuple(findings))
-    wanted = {name: p for name, p in named.items() if p.requires_grad}
-    slopes = dict.fromkeys(named) | dict(
-        zip(
-            wanted,
-            torch.autograd.grad(
-                loss,
-                list(wanted.values()),
-                torch.ones_like(loss),
-                retain_graph=True,
-                allow_unused=True,
-            ),
-            strict=True,
-        )
-    )
-    findings += [
-        finding
-        for name, slope in slopes.items()
-        if (finding := _fault_of(name, named[name], slope)) is not None
-    ]
-    return Report("check_gradients", tuple(findings))
-
-
-def _fault_of(name: str, parameter: Tensor, slope: Tensor | None) -> Finding | None:
-    if slope is None:
-        frozen = not parameter.requires_grad
-        return Finding(
-            f"{name}: there is no gradient",
-            "requires_grad is False" if frozen else "grad stays None: no path leads to the loss",
-            "set requires_grad_(True), or leave it out if it is frozen on purpose"
-            if frozen
-            else f"look for sample(), .detach() or torch.no_grad() between {name} and the loss",
-        )
-    bad = int((~slope.isfinite()).sum())
-    if bad:
-        return Finding(
-            f"{name}: the gradient is not finite",
-            f"{bad} of {slope.numel()} entries are NaN or infinite",
-            "torch.autograd.set_detect_anomaly(True) names the operation that makes them",
-        )
-    if not slope.any():
-        return Finding(
-            f"{name}: the gradient is exactly zero",
-            f"all {slope.numel()} entries are 0",
-            f"look for what is flat or cut between {name} and the loss: torch.normal, round, "
-            "sign, a clamp",
-        )
-    return None
