@@ -30,6 +30,8 @@ __all__ = [
     "fresh_noise",
     "fresh_or_frozen",
     "mu_sigma_epsilon",
+    "raw_to_sigma",
+    "transport",
     "two_histograms",
 ]
 
@@ -273,3 +275,63 @@ def chooser() -> Explorer:
     state = {"card": "0", "guess": "", "last": "", **answers, "claim": claim}
     given = {"methods": methods, "facts": facts, "cards": cards}
     return Explorer("chooser", claim, state | given, torch.empty(0, dtype=torch.float64))
+
+
+def raw_to_sigma(seed: int = 41) -> Explorer:
+    """An encoder's raw output r, made a σ by five maps in three dtypes (chapter 4).
+
+    The page rounds each operation as torch does, so that its zeros, infinities and NaN stand where
+    torch has them.
+
+    Args:
+        seed: of the noise.
+
+    Returns:
+        An `Explorer` whose `noise` has shape `[24]`, sorted: those of `mu_sigma_epsilon`. The
+        stored samples are `2 + sigma * noise` in the dtype shown.
+
+    Raises:
+        ValueError: if `seed` is out of range.
+
+    >>> raw = torch.tensor([-5.5, -6.0], dtype=torch.bfloat16)
+    >>> ((1 + raw.exp()).log() > 0).tolist()
+    [True, False]
+    """
+    _check_seed(seed)
+    noise = _draw(24, seed=seed).sort().values
+    state = {
+        "guess": "", "seen": "no", "r": -2.0, "map": "hand", "dtype": "bfloat16",
+        "noise": _encode(noise),
+    }  # fmt: skip
+    claim = (
+        "In bfloat16, log(1 + eʳ) is exactly 0 below r = −5.55: 1 + eʳ rounds to 1. The KL is "
+        "infinite there, and so is its gradient."
+    )
+    return Explorer("raw_to_sigma", claim, state | {"claim": claim}, noise)
+
+
+def transport() -> Explorer:
+    """Twenty even u through an inverse CDF, and how fast each sample answers θ (chapter 5).
+
+    Seven distributions, each with one parameter: the exponential's rate, the logistic's location,
+    the scales of Gumbel and Cauchy, the Weibull's concentration (its scale is 1), the Kumaraswamy's
+    first concentration (the second is 2), and the weight of one of two Gaussians, whose inverse CDF
+    has no formula. The speed is `dz/dθ = -∂F/∂θ / p(z)`.
+
+    >>> u = (torch.arange(20) + 0.5) / 20
+    >>> rate = torch.tensor(1.0, requires_grad=True)
+    >>> z = -torch.log1p(-u) / rate
+    >>> z.sum().backward()
+    >>> torch.allclose(rate.grad, -z.sum() / rate)
+    True
+    """
+    claim = (
+        "u stays, and each sample z slides at the speed −∂F/∂θ ÷ p(z): the gap between the old "
+        "curve and the new one over the density, so it runs where density is thin."
+    )
+    state = {
+        "guess": "", "seen": "no", "family": "exponential", "theta": 1.0, "weight": 0.5,
+        "trace": 16,
+    }  # fmt: skip
+    nothing = torch.empty(0, dtype=torch.float64)
+    return Explorer("transport", claim, state | {"claim": claim}, nothing)

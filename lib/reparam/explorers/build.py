@@ -20,11 +20,13 @@ from reparam.explorers import (
     chooser,
     fresh_or_frozen,
     mu_sigma_epsilon,
+    raw_to_sigma,
+    transport,
     two_histograms,
 )
 
 FOLDER = Path(__file__).parent
-EXPLORERS = (fresh_or_frozen, mu_sigma_epsilon, two_histograms, chooser)
+EXPLORERS = (fresh_or_frozen, mu_sigma_epsilon, two_histograms, chooser, raw_to_sigma, transport)
 
 
 def find_node() -> str:
