@@ -3,4 +3,8 @@
 Derived in chapter 5.
 """
 
-__all__: list[str] = []
+from reparam.distributions.truncated_normal import TruncatedNormal
+
+__all__ = [
+    "TruncatedNormal",
+]
