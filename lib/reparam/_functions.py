@@ -1,5 +1,7 @@
 """What torch does slowly by its plainest call: functions with a backward, and bits from noise."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -48,3 +50,14 @@ def below(noise: Tensor, bound: Tensor) -> Tensor:
 def above_zero(z: Tensor) -> Tensor:
     """1 where `z > 0`, else 0, in the dtype of `z`, as quickly as `below`."""
     return z.detach().clone().gt_(0) if is_plain() else (z > 0).to(z.dtype)
+
+
+def graph_of(tensor: Tensor) -> Iterator[torch.autograd.graph.Node]:
+    """Every node that the gradient of `tensor` would pass, once."""
+    todo, seen = [tensor.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            todo.extend(parent for parent, _ in node.next_functions)

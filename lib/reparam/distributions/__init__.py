@@ -3,8 +3,30 @@
 Derived in chapter 5.
 """
 
-from reparam.distributions.truncated_normal import TruncatedNormal
+from reparam.distributions.implicit import implicit_reparameterization
+from reparam.distributions.inverse_cdf import (
+    reparameterize_cauchy,
+    reparameterize_exponential,
+    reparameterize_gumbel,
+    reparameterize_kumaraswamy,
+    reparameterize_laplace,
+    reparameterize_log_normal,
+    reparameterize_logistic,
+    reparameterize_pareto,
+    reparameterize_uniform,
+    reparameterize_weibull,
+)
 
 __all__ = [
-    "TruncatedNormal",
+    "implicit_reparameterization",
+    "reparameterize_cauchy",
+    "reparameterize_exponential",
+    "reparameterize_gumbel",
+    "reparameterize_kumaraswamy",
+    "reparameterize_laplace",
+    "reparameterize_log_normal",
+    "reparameterize_logistic",
+    "reparameterize_pareto",
+    "reparameterize_uniform",
+    "reparameterize_weibull",
 ]

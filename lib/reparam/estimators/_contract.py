@@ -1,7 +1,7 @@
 """What every estimator shares: the checks of a call, and gradients that are attached to a value."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch.distributions import (
 )
 
 from reparam._checks import check_count, holds_nan, is_infinite
-from reparam._functions import Function, below, is_plain
+from reparam._functions import Function, below, graph_of, is_plain
 
 Integrand = Callable[[Tensor], Tensor]
 
@@ -213,17 +213,6 @@ def _depends_on(values: Tensor, z: Tensor) -> bool:
     # A leaf stands in the graph as the node that accumulates its gradient.
     goal = z.grad_fn if z.grad_fn is not None else z.view_as(z).grad_fn.next_functions[0][0]
     return any(node is goal for node in graph_of(values))
-
-
-def graph_of(tensor: Tensor) -> Iterator[torch.autograd.graph.Node]:
-    """Every node that the gradient of `tensor` would pass, once."""
-    todo, seen = [tensor.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            todo.extend(parent for parent, _ in node.next_functions)
 
 
 def discrete_logits(

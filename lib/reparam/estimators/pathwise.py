@@ -6,11 +6,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from reparam._checks import check_flag
+from reparam.distributions.implicit import implicit_path, lacks_derivative
 from reparam.estimators._contract import (
     Integrand,
     check_call,
     check_differentiable,
-    graph_of,
     innermost,
     is_discrete,
     name_of,
@@ -98,11 +98,7 @@ class Pathwise:
 
 
 def _implicit_sample(distribution: Distribution, num_samples: int) -> Tensor:
-    """Samples with the derivatives of `z` in `F_φ(z) = constant`.
-
-    Each step of Newton's method, from a sample that is there already, leaves its value alone and
-    makes one more derivative right.
-    """
+    """Samples with the derivatives of `z` in `F_φ(z) = constant`."""
     base = innermost(distribution)
     if support_of(base).is_discrete or base.event_shape:
         raise ValueError(
@@ -114,10 +110,7 @@ def _implicit_sample(distribution: Distribution, num_samples: int) -> Tensor:
     quantile = _differentiable_cdf(base, z)
     if not quantile.requires_grad:
         return z
-    density = base.log_prob(z).detach().exp()
-    path = z - (quantile - quantile.detach()) / density
-    path = path - (base.cdf(path) - quantile.detach()) / density
-    return z + (path - path.detach())  # whatever rounding did, the value is the sample's
+    return implicit_path(z, quantile, base.cdf, base.log_prob(z).detach().exp())
 
 
 def _differentiable_cdf(base: Distribution, z: Tensor) -> Tensor:
@@ -125,21 +118,10 @@ def _differentiable_cdf(base: Distribution, z: Tensor) -> Tensor:
         cdf = base.cdf(z)
     except NotImplementedError:
         cdf = None
-    if cdf is None or _meets_a_gap(cdf):
+    if cdf is None or lacks_derivative(cdf):
         raise ValueError(
             "Pathwise(implicit=True) needs a cdf that torch can differentiate in the parameters, "
             f"and {name_of(base)} has none: use "
             + ("Pathwise(), whose rsample it has" if base.has_rsample else "ScoreFunction")
         )
     return cdf
-
-
-def _meets_a_gap(value: Tensor) -> bool:
-    """Whether a derivative that torch does not have is on the way to what wants a gradient.
-
-    That is the derivative of the incomplete gamma function in its first argument.
-    """
-    return any(
-        "Igamma" in type(node).__name__ and node.next_functions[0][0] is not None
-        for node in graph_of(value)
-    )
