@@ -5,7 +5,9 @@ checks look at values.
 """
 
 from reparam.checkup._report import Finding, Report
+from reparam.checkup.encoder import check_encoder
 from reparam.checkup.gradients import check_gradients
+from reparam.checkup.kl import check_kl
 from reparam.checkup.sampler import check_sampler
 
-__all__ = ["Finding", "Report", "check_gradients", "check_sampler"]
+__all__ = ["Finding", "Report", "check_encoder", "check_gradients", "check_kl", "check_sampler"]

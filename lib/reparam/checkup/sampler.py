@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reparam._checks import check_count
-from reparam.checkup._report import Finding, Report
+from reparam.checkup._report import Finding, Report, subject_of
 
 # The points at which samplers are tried. The log-variances tell the usual mistakes apart.
 _MU = (-1.3, 0.4, 2.1, 0.8)
@@ -63,7 +63,6 @@ def check_sampler(
         )
     check_count("seed", seed, least=0)
     device = torch.device(device)
-    subject = getattr(sampler, "__name__", type(sampler).__name__)
     was_training = sampler.training if isinstance(sampler, nn.Module) else None
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -74,7 +73,7 @@ def check_sampler(
     finally:
         if was_training is not None:
             sampler.train(was_training)
-    return Report(subject, tuple(findings))
+    return Report(subject_of(sampler), tuple(findings))
 
 
 def _look_at(sampler, device: torch.device) -> list[Finding]:
