@@ -6,6 +6,7 @@ import numpy as np
 import scipy.stats
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from reparam._checks import check_count
 from reparam.checkup._report import Finding, Report, subject_of
@@ -29,7 +30,8 @@ def check_sampler(
 
     It calls the sampler on a few matrices, and looks at
 
-    - the shape, dtype and device of z, and whether its values are finite;
+    - the shape, dtype and device of z, and whether its values are finite; whether it would follow
+      mu to another device (a sampler without tensors of its own is tried on torch's meta device);
     - the noise `eps = (z - mu) / sigma`: is there any, is it fresh in every row, column and
       call, and is it standard normal (mean, variance, Kolmogorov-Smirnov, correlations);
     - the gradients: `dz/dmu = 1` and `dz/dlog_var = (z - mu) / 2 = sigma eps / 2`, by value;
@@ -41,7 +43,8 @@ def check_sampler(
         seed: of the noise. The global generator is left as it was.
 
     Returns:
-        A `Report`. A sampler that raises is a finding, too. A right sampler is accused with
+        A `Report`. A sampler that raises is a finding, too; float32 noise for float64 input is a
+        remark. A right sampler is accused with
         probability below 1e-6; a mean off by 0.1 sigma, or a variance off by 15 %, is found with
         probability above 0.999.
 
@@ -69,11 +72,12 @@ def check_sampler(
             torch.manual_seed(seed)
             if was_training is not None:
                 sampler.train()
-            findings = _look_at(sampler, device)
+            findings = _look_at(sampler, device) or _elsewhere(sampler)
+            remarks = [] if findings else _narrow(sampler, device)
     finally:
         if was_training is not None:
             sampler.train(was_training)
-    return Report(subject_of(sampler), tuple(findings))
+    return Report(subject_of(sampler), tuple(findings), tuple(remarks))
 
 
 def _look_at(sampler, device: torch.device) -> list[Finding]:
@@ -97,7 +101,7 @@ def _look_at(sampler, device: torch.device) -> list[Finding]:
             else None
         )
     except Exception as error:  # whatever the reader's code may raise
-        return [
+        return _elsewhere(sampler) or [
             Finding(
                 "it raises an error",
                 f"{type(error).__name__}: {error}",
@@ -126,8 +130,64 @@ def _look_at(sampler, device: torch.device) -> list[Finding]:
 
 
 def _takes_any(sampler) -> bool:
-    """Whether float64 can be asked for: weights of its own fix a module's dtype."""
-    return not isinstance(sampler, nn.Module) or not any(True for _ in sampler.parameters())
+    """Whether any dtype and device can be asked for: a module's own tensors fix them."""
+    return not isinstance(sampler, nn.Module) or not sampler.state_dict()
+
+
+class _Draws(TorchFunctionMode):
+    """Keeps the noise that torch draws while it is on."""
+
+    _names = frozenset({"normal", "normal_", "rand", "rand_like", "randn", "randn_like"})
+
+    def __init__(self):
+        super().__init__()
+        self.noise = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.__name__ in self._names:
+            self.noise.append(result)
+        return result
+
+
+def _elsewhere(sampler) -> list[Finding]:
+    """Noise that stays where it is when mu moves, without a GPU to try it on."""
+    if not _takes_any(sampler):
+        return []
+    mu = torch.zeros(7, len(_MU), device="meta")
+    try:
+        with _Draws() as draws:
+            sampler(mu, mu.clone())
+    except Exception as error:  # a sampler may look at values, which a meta tensor has not
+        places = {noise.device for noise in draws.noise} - {mu.device}
+        if places and "not on the expected device" in str(error):
+            return [
+                Finding(
+                    "the noise is on the wrong device",
+                    f"it is drawn on {places.pop()} wherever mu is, and torch does not add tensors "
+                    "of two devices",
+                    "torch.randn_like(mu), or torch.randn(..., device=mu.device)",
+                )
+            ]
+    return []
+
+
+def _narrow(sampler, device: torch.device) -> list[Finding]:
+    """float64 samples from noise of fewer digits."""
+    if not _takes_any(sampler):
+        return []
+    mu = torch.zeros(7, len(_MU), device=device, dtype=torch.float64)
+    with _Draws() as draws:
+        sampler(mu, mu.clone())
+    if all(noise.dtype == mu.dtype for noise in draws.noise):
+        return []
+    return [
+        Finding(
+            "the noise is float32 for float64 input",
+            "z is float64, with 24 random bits in place of 53",
+            "torch.randn_like(mu), or torch.randn(..., dtype=mu.dtype)",
+        )
+    ]
 
 
 def _in_evaluation(sampler, mu: Tensor, log_var: Tensor) -> Tensor | None:
