@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,9 +21,19 @@ from torch.distributions import (
 )
 from tqdm.auto import trange
 
-from reparam._checks import check_alike, check_count, check_float
+from reparam._checks import check_alike, check_count, check_flag, check_float
 from reparam.estimators import Enumeration, Learned, Pathwise, ScoreFunction
 from reparam.estimators._contract import modules_in
+from reparam.flows import (
+    AffineCouplingFlow,
+    Flow,
+    FlowSequence,
+    InverseAutoregressiveFlow,
+    NormalizingFlowPosterior,
+    PlanarFlow,
+    RadialFlow,
+    SplineFlow,
+)
 from reparam.relaxed import straight_through
 
 __all__ = [
@@ -31,6 +41,8 @@ __all__ = [
     "BernoulliDecoder",
     "CategoricalDecoder",
     "CategoricalEncoder",
+    "FlowEncoder",
+    "FlowVAE",
     "GaussianEncoder",
     "HeldOut",
     "History",
@@ -42,6 +54,7 @@ __all__ = [
     "digits_vae",
     "discrete_digits_vae",
     "evaluate",
+    "flow_digits_vae",
     "hybrid_digits_vae",
     "quantized_digits_vae",
     "train",
@@ -89,9 +102,57 @@ class GaussianEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Independent:
         _check_input("x", x, self.hidden[0])
-        h = self.hidden(x)
+        return self._gaussian(self.hidden(x))
+
+    def _gaussian(self, h: Tensor) -> Independent:
         sigma = torch.exp(self.log_var(h) / 2)
         return Independent(Normal(self.mu(h), sigma, validate_args=False), 1)
+
+
+class FlowEncoder(GaussianEncoder):
+    """Map images to posteriors that flows make of a Gaussian: `z = flows(z_0)`.
+
+    `z_0 ~ N(mu(x), diag(sigma²(x)))` as in `GaussianEncoder`. The flows' parameters are the same
+    for all images, or, amortized, functions of each image: flows made with
+    `context_dim=hidden_dim` take the hidden layer of the encoder as their context.
+
+    Args:
+        input_dim: pixels per image.
+        hidden_dim: width of the one hidden layer.
+        flows: from `reparam.flows`, all of one `dim`; the first one is applied first.
+
+    Calling it with `x`, shape `[..., input_dim]`, returns a `NormalizingFlowPosterior` of batch
+    shape `[...]` and event shape `[D]`, D being the flows' `dim`.
+
+    Raises:
+        ValueError: if a flow's context is not of length `hidden_dim`; else as `GaussianEncoder`
+            and `FlowSequence`, which names the layer where values stop being finite.
+
+    Derived in chapter 6. Source: Rezende and Mohamed (2015), https://arxiv.org/abs/1505.05770.
+
+    >>> from reparam.flows import PlanarFlow
+    >>> encoder = FlowEncoder(64, 128, [PlanarFlow(8, context_dim=128) for _ in range(4)])
+    >>> posterior = encoder(torch.zeros(5, 64))
+    >>> posterior.batch_shape, posterior.event_shape
+    (torch.Size([5]), torch.Size([8]))
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, flows: Iterable[Flow]):
+        flows = FlowSequence(flows)
+        super().__init__(input_dim, hidden_dim, flows.dim)
+        if flows.context_dim not in (0, hidden_dim):
+            raise ValueError(
+                f"the flows take a context of length {flows.context_dim}, and the hidden layer "
+                f"that they get has {hidden_dim}: make them with context_dim={hidden_dim}, or with "
+                "0 to share their parameters between all images"
+            )
+        self.flows = flows
+
+    def forward(self, x: Tensor) -> NormalizingFlowPosterior:
+        _check_input("x", x, self.hidden[0])
+        h = self.hidden(x)
+        context = h if self.flows.context_dim else None
+        return NormalizingFlowPosterior(self._gaussian(h), self.flows, context)
 
 
 class BernoulliDecoder(nn.Module):
@@ -282,6 +343,51 @@ class VAE(nn.Module):
         """
         reconstruction, kl = self.terms(x, num_samples, sample, estimator)
         return reconstruction - kl
+
+
+class FlowVAE(VAE):
+    """A VAE whose KL is estimated from the samples: for posteriors that have none in closed form.
+
+    Both terms come from the same K samples, `log p(x|z_k)` and `log q(z_k|x) - log p(z_k)`, all at
+    the samples that the decoder sees, behind the last flow. A prior taken at the samples in front
+    of the flows pays them for stretching space, without a bound (chapter 6 lets it happen).
+
+    Args:
+        encoder: maps images to posteriors with `rsample` and `log_prob`, e.g. a `FlowEncoder`.
+        decoder: as for `VAE`.
+
+    In `terms`, `elbo` and `train`, `sample` is as in `VAE`, and there is no choice of estimator:
+    the samples are reparameterized. An estimate of the KL can be negative, its mean cannot.
+
+    Raises:
+        ValueError: if given an `estimator`; else as `VAE`.
+
+    Derived in chapter 6.
+
+    >>> vae = flow_digits_vae("planar", num_flows=4)
+    >>> vae.elbo(torch.ones(5, 64), num_samples=3).shape
+    torch.Size([5])
+    """
+
+    def terms(
+        self,
+        x: Tensor,
+        num_samples: int = 1,
+        sample: Sampler | None = None,
+        estimator: Estimator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `VAE.terms`, but both terms are averages over the same samples."""
+        check_count("num_samples", num_samples)
+        if estimator is not None:
+            raise ValueError(
+                f"FlowVAE draws its samples by their path and takes no estimator, got {estimator}: "
+                "leave it out, or use a VAE, whose posterior has a KL in closed form"
+            )
+        posterior = self.encoder(x)
+        posterior = posterior.expand((num_samples, *posterior.batch_shape))
+        z = (sample or _exact)(posterior)
+        kl = posterior.log_prob(z) - self.prior.log_prob(z)
+        return _log_likelihood(self.decoder(z), x).mean(0), kl.mean(0)
 
 
 class HybridEncoder(nn.Module):
@@ -536,6 +642,47 @@ def digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
     return VAE(
         GaussianEncoder(64, hidden_dim, latent_dim), BernoulliDecoder(latent_dim, hidden_dim, 64)
     )
+
+
+#: By name: the flow, and whether it goes through the variables in an order, which then alternates.
+_FLOWS: dict[str, tuple[type[Flow], bool]] = {
+    "planar": (PlanarFlow, False),
+    "radial": (RadialFlow, False),
+    "coupling": (AffineCouplingFlow, True),
+    "iaf": (InverseAutoregressiveFlow, True),
+    "spline": (SplineFlow, True),
+}
+
+
+def flow_digits_vae(
+    kind: str = "planar",
+    num_flows: int = 8,
+    amortized: bool = False,
+    latent_dim: int = 8,
+    hidden_dim: int = 200,
+    **options,
+) -> FlowVAE:
+    """The VAE of chapter 6 with a flow posterior, for 8×8 images.
+
+    `kind` is `"planar"`, `"radial"`, `"coupling"`, `"iaf"` or `"spline"`; `options` go to each
+    flow. With `amortized` the flows' parameters depend on the image. The weights come from the
+    global generator.
+
+    >>> flow_digits_vae("coupling", num_flows=2, hidden=(32,)).encoder.flows.dim
+    8
+    """
+    if kind not in _FLOWS:
+        raise ValueError(f"kind must be one of {', '.join(_FLOWS)}, got {kind!r}")
+    check_count("num_flows", num_flows)
+    check_flag("amortized", amortized)
+    flow, ordered = _FLOWS[kind]
+
+    def make(i: int) -> Flow:
+        order = {"reverse": i % 2 == 1} if ordered else {}
+        return flow(latent_dim, context_dim=hidden_dim if amortized else 0, **order, **options)
+
+    encoder = FlowEncoder(64, hidden_dim, [make(i) for i in range(num_flows)])
+    return FlowVAE(encoder, BernoulliDecoder(latent_dim, hidden_dim, 64))
 
 
 def discrete_digits_vae(variables: int = 8, classes: int = 8, hidden_dim: int = 200) -> VAE:

@@ -104,7 +104,7 @@ class NormalizingFlowPosterior(Distribution):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         z, log_q = self.rsample_and_log_prob(sample_shape)
-        if z.requires_grad and is_plain():
+        if is_plain():
             self._drawn = weakref.ref(z), log_q, self._versions(z)
         return z
 
@@ -124,7 +124,9 @@ class NormalizingFlowPosterior(Distribution):
         path.
         """
         ref, log_q, versions = self._drawn
-        if ref() is value and versions == self._versions(value):
+        known = ref() is value and versions == self._versions(value)
+        # What was drawn without a graph cannot give a gradient that is asked for now.
+        if known and (log_q.requires_grad or not torch.is_grad_enabled()):
             return log_q
         check_float(value=value)
         if value.ndim == 0 or value.shape[-1] != self.flows.dim:
