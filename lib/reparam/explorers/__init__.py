@@ -12,6 +12,7 @@ True
 """
 
 import base64
+import functools
 import html
 import math
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from reparam._embed import embed
 from reparam.explorers.methods import CARDS, FACTS, METHODS, decision_table, formula
+from reparam.noise import gumbel_noise
 
 __all__ = [
     "Explorer",
@@ -31,8 +33,10 @@ __all__ = [
     "fresh_or_frozen",
     "mu_sigma_epsilon",
     "raw_to_sigma",
+    "simplex",
     "transport",
     "two_histograms",
+    "warped_grid",
 ]
 
 _FOLDER = Path(__file__).parent
@@ -335,3 +339,93 @@ def transport() -> Explorer:
     }  # fmt: skip
     nothing = torch.empty(0, dtype=torch.float64)
     return Explorer("transport", claim, state | {"claim": claim}, nothing)
+
+
+@functools.cache
+def _relaxed_moments() -> list[int]:
+    """What `simplex` draws as exact: for each of its 41 temperatures, in steps of 1e-4, the means
+    of `y_1` and `y_2` and the mean and the standard deviation of `y_1 (1 - y_1) / τ`.
+
+    Two differences of the three Gumbel variables decide a sample. Their density is a rational
+    function of exponentials, and the trapezoidal rule, its nodes drawn together where two classes
+    tie, converges on it exponentially.
+    """
+    moments = []
+    for step in range(41):
+        tau = 10 ** (-1.3 + 0.05 * step)
+        width = min(tau, 1.0)
+        t = torch.linspace(-1, 1, 161, dtype=torch.float64) * math.asinh(45 / width)
+        difference, weight = width * t.sinh(), width * t.cosh() * (t[1] - t[0])
+        rises = (difference / tau).exp()
+        y = 1 / (1 + rises[:, None] + rises)
+        slope = y * (1 - y) / tau
+        # Class k against the two others, i and j.
+        for p_k, p_i, p_j in ((0.6, 0.3, 0.1), (0.3, 0.6, 0.1)):
+            times = (-difference).exp()
+            rate = p_k + p_i * times[:, None] + p_j * times
+            mass = 2 * p_k * p_i * p_j * (weight * times)[:, None] * (weight * times) / rate**3
+            moments.append((mass * y).sum())
+            if p_k == 0.6:
+                mean = (mass * slope).sum()
+                spread = ((mass * slope**2).sum() - mean**2).sqrt()
+        moments += [mean, spread]
+    return [round(1e4 * moment.item()) for moment in moments]
+
+
+def simplex(seed: int = 1766) -> Explorer:
+    """Sixty relaxed samples of three classes on their triangle, as τ falls (chapter 5).
+
+    The samples are `softmax((log π + G) / τ)` with `π = (0.6, 0.3, 0.1)` and fixed Gumbel noise G:
+    those of `reparam.relaxed.gumbel_softmax` on that noise.
+
+    Args:
+        seed: of the noise. With the default, the labels' shares are π exactly, and the mean of the
+            sixty is within 0.013 of the exact one at τ = 1, 0.5 and 0.2, as few seeds give.
+
+    Returns:
+        An `Explorer` whose `noise`, Gumbel noise on a grid of 1/4096, has shape `[60, 3]`.
+
+    Raises:
+        ValueError: if `seed` is out of range.
+
+    >>> z = torch.tensor([0.6, 0.3, 0.1]).log() + simplex().noise
+    >>> z.argmax(-1).bincount().tolist()
+    [36, 18, 6]
+    """
+    _check_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    noise = gumbel_noise((60, 3), dtype=torch.float64, generator=generator)
+    noise = (noise.clamp(max=7.99) * 4096).round() / 4096
+    state = {
+        "guess": "", "seen": "no", "logtau": 0.0, "noise": _encode(noise),
+        "exact": _relaxed_moments(),
+    }  # fmt: skip
+    claim = (
+        "As τ falls, every draw runs to its own corner and none changes it. The mean of the "
+        "relaxed samples nears π, and the gradient spreads ever wider."
+    )
+    return Explorer("simplex", claim, state | {"claim": claim}, noise)
+
+
+def warped_grid() -> Explorer:
+    """A grid under one planar or radial layer: where it folds, and what density does (chapter 6).
+
+    The planar layer is `z + u tanh(w·z)` with `w = (1.2, 0.9)`; the radial one
+    `z + β (z - c) / (α + r)` with `c = (-0.4, 0.4)` and `α = 1`. Constrained, they are those of
+    `reparam.flows`.
+
+    >>> w, u = torch.tensor([1.2, 0.9]), torch.tensor([-0.8, -0.6])
+    >>> jacobian = torch.func.jacfwd(lambda z: z + u * (w @ z).tanh())(torch.zeros(2))
+    >>> bool(torch.linalg.det(jacobian) < 0)  # w·u is -1.5: it has folded
+    True
+    """
+    claim = (
+        "Area × density of the traced cell never changes. Where w·u < −1 the grid folds: "
+        "cells turn over, and the formula is no density any more."
+    )
+    state = {
+        "guess": "", "seen": "no", "layer": "planar", "pull": 1.0, "beta": 1.0, "across": 0.0,
+        "safe": "no", "cells": 12,
+    }  # fmt: skip
+    nothing = torch.empty(0, dtype=torch.float64)
+    return Explorer("warped_grid", claim, state | {"claim": claim}, nothing)

@@ -21,12 +21,22 @@ from reparam.explorers import (
     fresh_or_frozen,
     mu_sigma_epsilon,
     raw_to_sigma,
+    simplex,
     transport,
     two_histograms,
+    warped_grid,
 )
 
 FOLDER = Path(__file__).parent
-EXPLORERS = (fresh_or_frozen, mu_sigma_epsilon, two_histograms, chooser, raw_to_sigma, transport)
+EXPLORERS = (
+    fresh_or_frozen,
+    mu_sigma_epsilon,
+    two_histograms,
+    chooser,
+    raw_to_sigma,
+    transport,
+    warped_grid,
+)
 
 
 def find_node() -> str:
