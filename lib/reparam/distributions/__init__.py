@@ -16,8 +16,11 @@ from reparam.distributions.inverse_cdf import (
     reparameterize_uniform,
     reparameterize_weibull,
 )
+from reparam.distributions.survey import survey
+from reparam.distributions.truncated_normal import TruncatedNormal
 
 __all__ = [
+    "TruncatedNormal",
     "implicit_reparameterization",
     "reparameterize_cauchy",
     "reparameterize_exponential",
@@ -29,4 +32,5 @@ __all__ = [
     "reparameterize_pareto",
     "reparameterize_uniform",
     "reparameterize_weibull",
+    "survey",
 ]

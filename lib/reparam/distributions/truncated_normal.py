@@ -1,7 +1,7 @@
 """A Gaussian between two bounds, right however far into a tail the bounds lie."""
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
-from reparam._checks import any_true, check_alike, check_float
+from reparam._checks import any_true, check_alike, check_float, is_infinite
 from reparam._functions import Function
 from reparam.noise import logistic_noise
 
@@ -54,6 +54,12 @@ class TruncatedNormal(Distribution):
     tensor(40.0250, grad_fn=<AddBackward0>)
     """
 
+    arg_constraints: ClassVar = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "low": constraints.real,
+        "high": constraints.real,
+    }
     has_rsample = True
 
     def __init__(
@@ -71,17 +77,16 @@ class TruncatedNormal(Distribution):
             check_alike(**tensors)
         self.loc, self.scale, self.low, self.high = broadcast_all(loc, scale, low, high)
         super().__init__(self.loc.shape, validate_args=validate_args)
-        if self._validate_args and any_true(~(self.loc.isfinite() & self.scale.isfinite())):
-            raise ValueError("loc and scale must be finite; low and high may be infinite")
-
-    @property
-    def arg_constraints(self):
-        return {
-            "loc": constraints.real,
-            "scale": constraints.positive,
-            "low": constraints.less_than(self.high),
-            "high": constraints.greater_than(self.low),
-        }
+        if not self._validate_args:
+            return
+        for name in ("loc", "scale"):
+            if is_infinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite; only low and high may be infinite")
+        if any_true(self.low >= self.high):
+            raise ValueError(
+                f"low must be below high, got low={self.low} and high={self.high}: for a law at "
+                "one point use that point"
+            )
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self):
@@ -95,7 +100,7 @@ class TruncatedNormal(Distribution):
         new._validate_args = self._validate_args
         return new
 
-    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+    def rsample(self, sample_shape=()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         dtype = torch.promote_types(self.loc.dtype, torch.float32)
         return self._at_log_odds(logistic_noise(shape, dtype=dtype, device=self.loc.device))
@@ -174,10 +179,12 @@ class TruncatedNormal(Distribution):
 class _Side(NamedTuple):
     """Integrals over `[x, x + length]` of `v^n φ(x + v) / φ(x)`, each divided by `exp(log_peak)`.
 
-    `log_peak >= 0` is the logarithm of the largest `φ(x + v) / φ(x)` there.
+    `log_peak >= 0` is the logarithm of the largest `φ(x + v) / φ(x)` there, `edge` what it is at
+    the far end, divided likewise.
     """
 
     log_peak: Tensor
+    edge: Tensor
     mass: Tensor
     first: Tensor
     second: Tensor
@@ -206,7 +213,8 @@ def _side(x: Tensor, length: Tensor) -> _Side:
     density = torch.exp(-step * (start[..., None] + step / 2)) * weights
     first = density * v
     sums = [width * terms.sum(-1) for terms in (density, first, first * v)]
-    return _Side(-peak * (x + peak / 2), *sums)
+    edge = torch.exp(-(length - peak) * (start + (length - peak) / 2))
+    return _Side(-peak * (x + peak / 2), edge, *sums)
 
 
 def _standardized(z, loc, scale, low, high) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,7 +265,7 @@ class _Quantile(Function):
     @staticmethod
     def backward(ctx, slope, *_):
         *parameters, z, x, below, above = ctx.saved_tensors
-        loc, scale, low, high = parameters
+        scale = parameters[1]
         if torch.is_grad_enabled():  # their values as they are, with the derivatives of z's
             x, below, above = (
                 exact + (again - again.detach())
@@ -266,14 +274,13 @@ class _Quantile(Function):
                 )
             )
         left, right = _side(-x, below), _side(x, above)
-        weight_left, weight_right = right.mass, left.mass
         total = left.mass * torch.exp(-right.log_peak) + right.mass * torch.exp(-left.log_peak)
         from_loc = left.first * right.mass + right.first * left.mass
         from_scale = (2 * x * left.first - left.second) * right.mass + (
             2 * x * right.first + right.second
         ) * left.mass
-        from_low = torch.exp(below * (x - below / 2) - left.log_peak) * right.mass
-        from_high = torch.exp(-above * (x + above / 2) - right.log_peak) * left.mass
+        from_low = left.edge * right.mass
+        from_high = right.edge * left.mass
         from_odds = scale * left.mass * right.mass
         each = (from_loc, from_scale, from_low, from_high, from_odds)
         return tuple(
@@ -314,14 +321,17 @@ def _first_guess(near, far, width, log_odds) -> tuple[Tensor, Tensor, Tensor]:
     is_flat = torch.where(near < 0, width, end) < 1
     below = torch.where(is_flat, width * u, torch.where(near < 0, middle - near, tail))
     above = torch.where(is_flat, width * v, torch.where(near < 0, far - middle, width - tail))
+    x = torch.where((near < 0) & ~is_flat, middle, near + below)
     # Close to a bound: as if the density were the bound's.
     root = math.sqrt(2 * math.pi)
-    mass = ndtr(far) - ndtr(near)
-    close = u * mass * root * (near.square() / 2).exp()
-    below = torch.where((near < 0) & (close * (1 - near) < 0.1), close, below)
-    inside = mass * root * (far.square() / 2).exp()
+    mass = (ndtr(far) - ndtr(near)) * root
+    close = u * mass * (near.square() / 2).exp()
+    is_close = (near < 0) & ~is_flat & (close * (1 - near) < 0.1)
+    x, below = torch.where(is_close, near + close, x), torch.where(is_close, close, below)
+    above = torch.where(is_close, width - close, above)
     decay = -torch.expm1(-end) / hazard * (width * (near + width / 2)).exp()
-    close = v * torch.where(near < 0, inside, decay)
-    above = torch.where(close * (1 + far.abs()) < 0.1, close, above)
-    x = torch.where((near < 0) & ~is_flat, middle, near + below)
+    close = v * torch.where(near < 0, mass * (far.square() / 2).exp(), decay)
+    is_close = ~is_flat & (close * (1 + far.abs()) < 0.1)
+    x, above = torch.where(is_close, far - close, x), torch.where(is_close, close, above)
+    below = torch.where(is_close, width - close, below)
     return x, below.clamp(min=tiny), above.clamp(min=tiny)
