@@ -88,7 +88,7 @@ def check_generator(generator: torch.Generator | None, device: torch.device) -> 
             f"generator must be a torch.Generator, got {type(generator).__name__}: "
             "torch.Generator().manual_seed(0) makes one"
         )
-    if generator.device.type != device.type and device.type != "meta":
+    if generator.device.type != device.type:
         raise ValueError(
             f"generator must live where the noise is drawn, on {device}, got one on "
             f"{generator.device}: use torch.Generator({device.type!r})"

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reparam._checks import check_generator
+
 __all__ = ["exponential_noise", "gumbel_noise", "logistic_noise", "open_uniform_noise"]
 
 
@@ -35,8 +37,8 @@ def exponential_noise(
         generator: source of randomness, on the same device; torch's global one if None.
 
     Raises:
-        TypeError: if `dtype` is not a floating-point type.
-        ValueError: if `size` is negative somewhere.
+        TypeError: if `size`, `dtype` or `generator` is something else than the above.
+        ValueError: if `size` is negative somewhere, or `generator` lives on another device.
 
     Derived in chapter 5.
 
@@ -66,7 +68,7 @@ def open_uniform_noise(
     >>> u.shape, bool(((u > 0) & (u < 1)).all())
     (torch.Size([2, 3]), True)
     """
-    noise = _blank(size, dtype, device)
+    noise = _blank(size, dtype, device, generator)
     if noise.device.type == "cpu":  # what the formula would lead back to
         noise = _fine_uniform(noise, generator).to(noise.dtype)
     else:
@@ -116,7 +118,7 @@ def logistic_noise(
     >>> bool(logistic_noise(1000).isfinite().all())
     True
     """
-    noise = _blank(size, dtype, device)
+    noise = _blank(size, dtype, device, generator)
     if noise.device.type == "cpu":
         uniform = _fine_uniform(noise, generator)
         # U and 1 - U are exact in float64; their quotient needs no more than `dtype` has.
@@ -135,7 +137,7 @@ def _wide_exponential(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Exponential noise in `dtype`, or in float32 where that is wider; never 0."""
-    noise = _blank(size, dtype, device)
+    noise = _blank(size, dtype, device, generator)
     if noise.device.type == "cpu":
         # What torch draws, number by number; by whole tensors it takes a third of the time.
         noise = _fine_uniform(noise, generator).neg_().log1p_().neg_().to(noise.dtype)
@@ -151,7 +153,10 @@ def _fine_uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _blank(
-    size: int | Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
+    size: int | Sequence[int],
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """An empty tensor in `dtype`, or in float32 where that is wider."""
     dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -162,7 +167,9 @@ def _blank(
         raise TypeError(f"size must be an int or a sequence of ints, got {size!r}")
     if any(length < 0 for length in size):
         raise ValueError(f"size must not be negative, got {size}")
-    return torch.empty(size, dtype=torch.promote_types(dtype, torch.float32), device=device)
+    blank = torch.empty(size, dtype=torch.promote_types(dtype, torch.float32), device=device)
+    check_generator(generator, blank.device)
+    return blank
 
 
 def _rounded(positive: Tensor, dtype: torch.dtype | None) -> Tensor:

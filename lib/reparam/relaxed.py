@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reparam._checks import any_true, check_alike, check_float, check_temperature
+from reparam._checks import any_true, check_alike, check_finite, check_float, check_temperature
 from reparam._functions import Function, above_zero
 from reparam.noise import gumbel_noise, logistic_noise
 
@@ -21,8 +21,12 @@ __all__ = [
     "annealed_temperature",
     "gumbel_given",
     "gumbel_softmax",
+    "log_gumbel_softmax",
+    "log_gumbel_softmax_log_prob",
     "logistic_given",
     "relaxed_bernoulli",
+    "relaxed_logit",
+    "relaxed_logit_log_prob",
     "straight_through",
 ]
 
@@ -57,12 +61,7 @@ def gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0, hard: bool
     >>> gumbel_softmax(torch.tensor([100.0, 0.0]), hard=True)
     tensor([1., 0.])
     """
-    check_float(logits=logits)
-    if logits.ndim == 0:
-        raise ValueError(
-            "logits must have a last dimension with one number for each class, got a scalar: "
-            "for one Bernoulli variable use relaxed_bernoulli"
-        )
+    _check_classes(logits)
     temperature = _fitting(temperature, logits)
     z = _with_gumbel_noise(logits)
     soft = _one_hot_softened(z, temperature).to(logits.dtype)
@@ -90,6 +89,130 @@ def relaxed_bernoulli(
     temperature = _fitting(temperature, logits)
     z = _with_logistic_noise(logits)
     return _Sigmoid.call(_divided(z, temperature), hard).to(logits.dtype)
+
+
+# --- in log space ---------------------------------------------------------------------------------
+
+
+def log_gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Draw the logarithm of a `gumbel_softmax` sample, `log_softmax((logits + G) / temperature)`.
+
+    At low temperatures all classes but one underflow to 0 on the simplex, where densities and
+    their gradients are then NaN or infinite; their logarithms do not.
+
+    Args, raises: as for `gumbel_softmax`.
+
+    Returns:
+        Log-samples of the shape and dtype of `logits`; their exponentials sum to 1.
+
+    Derived in chapter 5. Source: Maddison, Mnih and Teh (2017), appendix C.3,
+    https://arxiv.org/abs/1611.00712.
+
+    >>> log_y = log_gumbel_softmax(torch.zeros(1000, 3), temperature=0.01)
+    >>> bool(log_y.isfinite().all()), bool((log_y.exp() == 0).any())
+    (True, True)
+    """
+    _check_classes(logits)
+    temperature = _fitting(temperature, logits)
+    return _divided(_with_gumbel_noise(logits), temperature).log_softmax(-1).to(logits.dtype)
+
+
+def log_gumbel_softmax_log_prob(
+    log_y: Tensor, logits: Tensor, temperature: float | Tensor = 1.0
+) -> Tensor:
+    """The log-density of `log_gumbel_softmax(logits, temperature)` at `log_y`.
+
+    With `s = logits - temperature * log_y` and C classes it is
+    `log((C - 1)!) + (C - 1) log(temperature) + sum(log_softmax(s))`: a density of the C - 1
+    log-ratios `log(y_k / y_C)`, the same whichever class comes last. On the simplex the density
+    is that minus `log_y.sum(-1)`; a ratio of two densities at one point does not change.
+
+    Args:
+        log_y: log-samples, shape `[..., C]`.
+        logits: shape `[..., C]`, broadcast against `log_y`.
+        temperature: positive, a number or a tensor that broadcasts against `logits`, of last
+            dimension 1: the classes share it.
+
+    Returns:
+        Log-densities of shape `[...]`, in the dtype of `logits`, or in float32 where that is wider.
+
+    Raises:
+        TypeError: if an argument is not a floating-point tensor, or `temperature` no number.
+        ValueError: if shapes, dtypes or devices do not fit, a value is NaN or infinite (a class of
+            probability 0 has no log-ratio: leave it out), or `temperature` is not positive.
+
+    Derived in chapter 5. Source: Maddison, Mnih and Teh (2017), appendix C.3,
+    https://arxiv.org/abs/1611.00712.
+
+    >>> logits = torch.randn(5, 3)
+    >>> log_y = log_gumbel_softmax(logits, temperature=0.01)
+    >>> log_gumbel_softmax_log_prob(log_y, logits, temperature=0.01).shape
+    torch.Size([5])
+    """
+    _check_classes(logits)
+    _check_point("log_y", log_y, logits)
+    temperature = _fitting(temperature, logits)
+    log_temperature = _log(temperature)
+    if isinstance(temperature, Tensor) and temperature.ndim:
+        if temperature.shape[-1] != 1:
+            raise ValueError(
+                "the classes must share one temperature: its last dimension must be 1, "
+                f"got shape {tuple(temperature.shape)}"
+            )
+        log_temperature = log_temperature.squeeze(-1)
+    score = (_wide(logits) - temperature * _wide(log_y)).log_softmax(-1).sum(-1)
+    others = logits.shape[-1] - 1
+    return score + others * log_temperature + math.lgamma(others + 1)
+
+
+def relaxed_logit(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Draw the logit of a `relaxed_bernoulli` sample, `(logits + L) / temperature`.
+
+    Where the sample itself rounds to 0 or 1, its logit goes on.
+
+    Args, returns, raises: as for `relaxed_bernoulli`.
+
+    Derived in chapter 5. Source: Maddison, Mnih and Teh (2017), appendix C.2,
+    https://arxiv.org/abs/1611.00712.
+
+    >>> x = relaxed_logit(torch.zeros(1000), temperature=0.01)
+    >>> bool((x.sigmoid() == 1).any()), bool(x.isfinite().all())
+    (True, True)
+    """
+    check_float(logits=logits)
+    temperature = _fitting(temperature, logits)
+    return _divided(_with_logistic_noise(logits), temperature).to(logits.dtype)
+
+
+def relaxed_logit_log_prob(x: Tensor, logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """The log-density of `relaxed_logit(logits, temperature)` at `x`.
+
+    `log(temperature) + log sigmoid(d) + log sigmoid(-d)` with `d = logits - temperature * x`.
+    That of `y = sigmoid(x)` on (0, 1) is it minus `log sigmoid(x) + log sigmoid(-x)`.
+
+    Args:
+        x: logits of samples, of a shape that broadcasts against that of `logits`.
+        logits: any shape.
+        temperature: positive, a number or a tensor that broadcasts against `logits`.
+
+    Returns:
+        Log-densities in the common shape, in the dtype of `logits`, or in float32 where that is
+        wider.
+
+    Raises:
+        TypeError, ValueError: as for `log_gumbel_softmax_log_prob`.
+
+    Derived in chapter 5. Source: Maddison, Mnih and Teh (2017), appendix C.2,
+    https://arxiv.org/abs/1611.00712.
+
+    >>> relaxed_logit_log_prob(torch.tensor(0.0), torch.tensor(0.0))  # the logistic's 1/4
+    tensor(-1.3863)
+    """
+    check_float(logits=logits)
+    _check_point("x", x, logits)
+    temperature = _fitting(temperature, logits)
+    d = _wide(logits) - temperature * _wide(x)
+    return F.logsigmoid(d) + F.logsigmoid(-d) + _log(temperature)
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -293,6 +416,31 @@ def _with_gumbel_noise(logits: Tensor) -> Tensor:
 def _with_logistic_noise(logits: Tensor) -> Tensor:
     wide = _wide(logits)
     return wide + logistic_noise(wide.shape, dtype=wide.dtype, device=wide.device)
+
+
+def _log(temperature: float | Tensor) -> float | Tensor:
+    return temperature.log() if isinstance(temperature, Tensor) else math.log(temperature)
+
+
+def _check_classes(logits: Tensor) -> None:
+    check_float(logits=logits)
+    if logits.ndim == 0:
+        raise ValueError(
+            "logits must have a last dimension with one number for each class, got a scalar: "
+            "for one Bernoulli variable use relaxed_bernoulli"
+        )
+
+
+def _check_point(name: str, point: Tensor, logits: Tensor) -> None:
+    """Where a density is asked for."""
+    check_finite(**{name: point, "logits": logits})
+    check_alike(logits=logits, **{name: point})
+    if _common_shape(point, logits) is None or (
+        name == "log_y" and point.shape[-1:] != logits.shape[-1:]
+    ):
+        raise ValueError(
+            f"{name} must fit logits, got shapes {tuple(point.shape)} and {tuple(logits.shape)}"
+        )
 
 
 def _fitting(temperature: float | Tensor, logits: Tensor) -> float | Tensor:

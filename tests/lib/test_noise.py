@@ -150,6 +150,16 @@ def test_defaults_generator_and_size_as_an_int(noise):
 
 
 @each_noise
+@each_dtype
+def test_one_number(noise, dtype):
+    """`size=()` is the shape of a scalar, and draws what `size=1` draws."""
+    numbers = [
+        noise(size, dtype=dtype, generator=torch.Generator().manual_seed(1)) for size in ((), 1)
+    ]
+    assert numbers[0].shape == () and numbers[0] == numbers[1]
+
+
+@each_noise
 @pytest.mark.parametrize(
     ("size", "options", "error", "says"),
     [
@@ -159,6 +169,13 @@ def test_defaults_generator_and_size_as_an_int(noise):
         (-1, {}, ValueError, "negative"),
         ((2, 1.5), {}, TypeError, r"sequence of ints, got \(2, 1.5\)"),
         ((True, 2), {}, TypeError, "sequence of ints"),
+        (3, {"generator": 0}, TypeError, "must be a torch.Generator, got int"),
+        (
+            3,
+            {"generator": torch.Generator(), "device": "meta"},
+            ValueError,
+            "generator must live where the noise is drawn, on meta, got one on cpu",
+        ),
     ],
 )
 def test_bad_input(noise, size, options, error, says):
