@@ -1,6 +1,7 @@
 """The networks that give a flow its parameters. They start at 0, and 0 is the identity."""
 
 import itertools
+import math
 from collections.abc import Iterable
 
 import torch
@@ -24,8 +25,9 @@ def widths_of(hidden: Iterable[int]) -> list[int]:
 
 
 def bounded(raw: Tensor, bound: float) -> Tensor:
-    """Squeeze smoothly into `(-bound, bound)`, with slope 1 at 0, as `bound_log_var` does."""
-    return bound * torch.sin(torch.atan(raw / bound))
+    """Squeeze smoothly into `(-bound, bound)`: slope 1 at 0, falling like `raw⁻²`."""
+    half_pi = math.pi / 2
+    return bound / half_pi * torch.atan(raw * (half_pi / bound))
 
 
 def with_context(z: Tensor, context: Tensor | None) -> Tensor:
@@ -42,7 +44,7 @@ class Network(nn.Sequential):
         sizes = [inputs, *widths_of(hidden), outputs]
         layers = []
         for below, above in itertools.pairwise(sizes):
-            layers += [nn.Linear(below, above), nn.ReLU()]
+            layers += [nn.Linear(below, above), nn.ReLU(inplace=True)]
         super().__init__(*layers[:-1])
         _zero(self[-1])
 

@@ -61,21 +61,30 @@ def rational_quadratic_spline(
     bins = torch.stack([widths, heights], -2).to(wide)
     knots = F.pad(bins.cumsum(-1), (1, 0)) - bins.sum(-1, keepdim=True) / 2
     slopes = F.pad(slopes.to(wide), (1, 1), value=1.0)
-    values, log_slopes = _spline(z.to(wide), knots, slopes, inverse)
-    return values.to(z.dtype), log_slopes.to(z.dtype)
+    values, log_slopes = _spline(
+        z.to(wide).unsqueeze(-1), knots.unsqueeze(-1), slopes.unsqueeze(-1), inverse
+    )
+    return values.squeeze(-1).to(z.dtype), log_slopes.squeeze(-1).to(z.dtype)
 
 
-def _spline(z: Tensor, knots: Tensor, slopes: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    """The same with knots `[..., 2, K + 1]` and slopes `[..., K + 1]` of the box's ends, too."""
-    source = knots[..., 1 if inverse else 0, :]
+def _spline(z, knots, slopes, inverse) -> tuple[Tensor, Tensor]:
+    """The same for z `[..., D]`, with knots `[..., 2, K + 1, D]` and slopes `[..., K + 1, D]`.
+
+    The bins do not come last, because torch's operations along a last dimension of a few entries
+    are slow: a softmax takes 20 times as long.
+    """
+    source = knots[..., 1 if inverse else 0, :, :]
     # What is outside goes through the box's edge, where the slope is 1: no branch to be masked.
-    inside = z.clamp(source[..., 0], source[..., -1])
-    inner = source[..., 1:-1].detach().expand(*z.shape, -1).contiguous()
-    left = torch.searchsorted(inner, inside.detach().unsqueeze(-1), right=True)
-    ends = torch.cat([left, left + 1], -1)
-    slope0, slope1 = slopes.expand(*z.shape, -1).gather(-1, ends).unbind(-1)
-    corners = knots.expand(*z.shape, 2, -1).gather(-1, ends.unsqueeze(-2).expand(*z.shape, 2, 2))
-    (x0, x1), (y0, y1) = (axis.unbind(-1) for axis in corners.unbind(-2))
+    # The edge is where rounding put it: in a steep bin one step beside it the slope is not 1.
+    inside = z.clamp(source[..., 0, :], source[..., -1, :])
+    inner = source[..., 1:-1, :]
+    left = (inside.unsqueeze(-2) >= inner).sum(-2, keepdim=True)
+    ends = torch.cat([left, left + 1], -2)
+    *lead, dim = z.shape
+    slope0, slope1 = slopes.expand(*lead, -1, dim).gather(-2, ends).unbind(-2)
+    ends = ends.unsqueeze(-3).expand(*lead, 2, 2, dim)
+    corners = knots.expand(*lead, 2, -1, dim).gather(-2, ends)
+    (x0, x1), (y0, y1) = (axis.unbind(-2) for axis in corners.unbind(-3))
     width, height = x1 - x0, y1 - y0
     s = height / width
     if inverse:
@@ -193,14 +202,15 @@ class SplineFlow(CouplingFlow):
         # Knots are where even bins put them, moved by their shares: sums of those before.
         even = torch.linspace(-bound, bound, bins + 1) * LEAST_SHARE - bound * (1 - LEAST_SHARE)
         self.register_buffer("_even", even, persistent=False)
-        sums = 2 * bound * (1 - LEAST_SHARE) * torch.ones(bins, bins + 1).triu(1)
+        sums = 2 * bound * (1 - LEAST_SHARE) * torch.ones(bins + 1, bins).tril(-1)
         self.register_buffer("_sums", sums, persistent=False)
 
     def _change(self, z: Tensor, raw: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(z.dtype, torch.float32)
-        raw = raw.unflatten(-1, (z.shape[-1], -1)).to(wide)
-        shares = raw[..., : 2 * self.bins].unflatten(-1, (2, self.bins)).softmax(-1)
-        knots = self._even.to(wide) + shares @ self._sums.to(wide)
-        slopes = bounded(F.pad(raw[..., 2 * self.bins :], (1, 1)), LOG_SLOPE_BOUND).exp()
+        raw = raw.unflatten(-1, (-1, z.shape[-1])).to(wide)
+        shares = raw[..., : 2 * self.bins, :].unflatten(-2, (2, self.bins)).softmax(-2)
+        knots = self._even.to(wide).unsqueeze(-1) + self._sums.to(wide) @ shares
+        ends_too = F.pad(raw[..., 2 * self.bins :, :], (0, 0, 1, 1))
+        slopes = bounded(ends_too, LOG_SLOPE_BOUND).exp()
         values, log_slopes = _spline(z.to(wide), knots, slopes, inverse)
         return values.to(z.dtype), log_slopes.to(z.dtype)
