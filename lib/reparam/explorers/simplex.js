@@ -149,7 +149,7 @@ const spec = {
     : `τ = ${said(view.tau)}: labels ${shares(view)}; mean of the 60 (${list(view.means)}), of all (${list(view.exact.means)}); ` +
       `gradient ${fix(view.exact.slope, 3)} ± ${fix(view.exact.deviation, 3)}, that of π₁ is 0.24.`,
   goal: (view) => seen(view) && {
-    text: `A mean of 60 gradients errs by bias, from relaxing, and by chance: √(bias² + variance/60) is ${fix(view.error, 4)} here. Find a τ where it is at most 0.034.`,
+    text: `A mean of 60 gradients misses 0.24 by bias, from relaxing, and by chance: √(bias² + variance/60) is ${fix(view.error, 4)} here. Find a τ where it is at most 0.034.`,
     done: view.error <= 0.034,
     found: `At τ = ${said(view.tau)} the bias is ${fix(view.exact.slope - TRUTH, 3)} and the standard error ${fix(view.exact.deviation / Math.sqrt(60), 3)}: near the best τ they are of one size. More draws want a lower τ.`,
   },
