@@ -35,6 +35,7 @@ EXPLORERS = (
     chooser,
     raw_to_sigma,
     transport,
+    simplex,
     warped_grid,
 )
 
