@@ -12,6 +12,8 @@ from reparam.explorers import (
     decision_table,
     fresh_or_frozen,
     mu_sigma_epsilon,
+    raw_to_sigma,
+    simplex,
     two_histograms,
 )
 from reparam.explorers.build import run_javascript
@@ -21,14 +23,19 @@ EXPLORERS = {
     "mu_sigma_epsilon": mu_sigma_epsilon,
     "two_histograms": two_histograms,
     "chooser": chooser,
+    "raw_to_sigma": raw_to_sigma,
+    "simplex": simplex,
 }
 PICTURES = [name for name in EXPLORERS if name != "chooser"]  # which is a table
+DRAGGED = {"raw_to_sigma": "Raw output r", "simplex": "Temperature τ"}  # elsewhere: Mean μ
 MU_HANDLES = ["fresh_or_frozen", "mu_sigma_epsilon"]
 GUESS = {
     "fresh_or_frozen": "At another height",
     "mu_sigma_epsilon": "For most",
     "two_histograms": "Commit both brackets",
     "chooser": "StraightThrough",
+    "raw_to_sigma": "below about −6",
+    "simplex": "a few, near the borders",
 }
 # A state in which everything is on show.
 ALL = {
@@ -37,6 +44,8 @@ ALL = {
     "mu_sigma_epsilon": "#mu-sigma-epsilon:guess=most&seen=yes&sigma=2&part=gradient",
     "two_histograms": "#two-histograms:guess=yes&path=3&score=8&n=200&bet=score&opened=0123&f=sine",
     "chooser": "#chooser:guess=0&last=bias&z=discrete&f=black&density=known&support=few&bias=none",
+    "raw_to_sigma": "#raw-to-sigma:guess=snap&seen=yes&r=-7",
+    "simplex": "#simplex:guess=none&seen=yes&logtau=-0.5",
 }
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
 ARROWS = "#mu-sigma-epsilon:guess=most&seen=yes&sigma=2&part=arrows&wrt=mu"
@@ -561,6 +570,11 @@ def test_every_width(opened, name, width):
     corners += [f"#two-histograms:guess=yes&n={n}&path=15&score=5" for n in (0, 3, 200)]
     corners += ["#chooser:guess=0", "#chooser:guess=1&z=continuous&f=black&density=unknown"]
     corners += [ALL["fresh_or_frozen"] + f"&mu={mu}&noise=fresh" for mu in (0, 2)]
+    corners += [ALL["raw_to_sigma"].replace("-7", str(r)) + f"&map={m}&dtype={dtype}"
+                for m in ("hand", "softplus", "exp", "clamp", "bound") for r in (-20, 0, 20)
+                for dtype in ("float32", "bfloat16", "float16")]  # fmt: skip
+    corners += ["#raw-to-sigma:guess=under&r=-5.5", "#simplex:guess=few&logtau=-0.95"]
+    corners += [f"#simplex:guess=most&seen=yes&logtau={logtau}" for logtau in (-1.3, 0, 0.7)]
     for hash in ("", ARROWS, ALL[name], *corners):
         if hash.partition(":")[0] not in ("", f"#{name.replace('_', '-')}"):
             continue
@@ -718,7 +732,7 @@ def test_from_input_to_redrawn_frame(opened, name, record_property):
     )
     medians = []
     for _ in range(3):  # another program's load only ever adds
-        drag(page, "Mean μ", 60, -60, 60, -60, 0)
+        drag(page, DRAGGED.get(name, "Mean μ"), 60, -60, 60, -60, 0)
         page.wait_for_timeout(100)
         took = page.evaluate("took.splice(0)")
         assert len(took) >= 40
