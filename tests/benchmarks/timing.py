@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-RESULTS = Path(__file__).parent / "results" / "estimators.json"
+RESULTS = Path(__file__).parent / "results" / "measured.json"
 _rows: dict[str, list[dict]] = {}
 
 
@@ -103,7 +103,7 @@ def _machine() -> dict:
 
 def _versions() -> dict:
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("storchastic", "pyro-ppl"):
+    for package in ("storchastic", "pyro-ppl", "normflows", "nflows", "zuko"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
