@@ -137,8 +137,8 @@ class FlowEncoder(GaussianEncoder):
     (torch.Size([5]), torch.Size([8]))
     """
 
-    def __init__(self, input_dim: int, hidden_dim: int, flows: Iterable[Flow]):
-        flows = FlowSequence(flows)
+    def __init__(self, input_dim: int, hidden_dim: int, flows: FlowSequence | Iterable[Flow]):
+        flows = flows if isinstance(flows, FlowSequence) else FlowSequence(flows)
         super().__init__(input_dim, hidden_dim, flows.dim)
         if flows.context_dim not in (0, hidden_dim):
             raise ValueError(
