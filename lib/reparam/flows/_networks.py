@@ -49,6 +49,17 @@ class Network(nn.Sequential):
         _zero(self[-1])
 
 
+class Constant(nn.Module):
+    """What a network of no inputs is: numbers of its own, which start at 0."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, units: Tensor) -> Tensor:
+        return self.value
+
+
 class MaskedNetwork(nn.Module):
     """Shifts and raw log-scales of D variables, each of those before it and of the context.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reparam._checks import check_flag
 from reparam.flows._contract import Flow
-from reparam.flows._networks import Network, bounded, with_context
+from reparam.flows._networks import Constant, Network, bounded, with_context
 from reparam.flows.autoregressive import LOG_SCALE_BOUND, shrink, stretch
 
 __all__ = ["AffineCouplingFlow"]
@@ -28,7 +28,8 @@ class CouplingFlow(Flow):
         kept = dim // 2
         self.sizes = [dim - kept, kept] if reverse else [kept, dim - kept]
         self.reverse = reverse
-        self.network = Network(context_dim + kept, hidden, raw_size * (dim - kept))
+        inputs, outputs = context_dim + kept, raw_size * (dim - kept)
+        self.network = Network(inputs, hidden, outputs) if inputs else Constant(outputs)
 
     def _map(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self._both_halves(z, context, inverse=False)

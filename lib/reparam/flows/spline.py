@@ -135,16 +135,19 @@ def _check_spline(z, widths, heights, slopes, inverse) -> None:
             f"splines of shape {tuple(widths.shape[:-1])} do not broadcast to those of z, shape "
             f"{tuple(z.shape)}"
         )
+    eps = torch.finfo(z.dtype).eps
     for name, tensor in given.items():
         if is_infinite(tensor):
             raise ValueError(f"{name} holds infinite values")
-        if name != "z" and any_true(tensor <= 0):
+        least = 0 if name == "slopes" else eps * widths.sum(-1, keepdim=True)
+        if name != "z" and any_true(tensor <= least):
             raise ValueError(
-                f"{name} must be positive, got {tensor.min().item():g}: a softmax makes widths and "
-                "heights, a softplus or an exponential makes slopes"
+                f"{name} must be positive, and bins no narrower than rounding, got "
+                f"{tensor.min().item():g}: a softmax makes widths and heights, a softplus or an "
+                "exponential makes slopes"
             )
     sums = widths.sum(-1), heights.sum(-1)
-    if any_true((sums[0] - sums[1]).abs() > 10 * bins * torch.finfo(z.dtype).eps * sums[0]):
+    if any_true((sums[0] - sums[1]).abs() > 10 * bins * eps * sums[0]):
         raise ValueError(
             "widths and heights must have the same sum, since they fill one box, got "
             f"{sums[0].flatten()[0].item():g} and {sums[1].flatten()[0].item():g} at first"
@@ -199,17 +202,16 @@ class SplineFlow(CouplingFlow):
             raise ValueError(f"bound must be positive and finite, got {bound}")
         super().__init__(dim, hidden, context_dim, reverse, raw_size=3 * bins - 1)
         self.bins, self.bound = bins, bound
-        # Knots are where even bins put them, moved by their shares: sums of those before.
-        even = torch.linspace(-bound, bound, bins + 1) * LEAST_SHARE - bound * (1 - LEAST_SHARE)
-        self.register_buffer("_even", even, persistent=False)
-        sums = 2 * bound * (1 - LEAST_SHARE) * torch.ones(bins + 1, bins).tril(-1)
-        self.register_buffer("_sums", sums, persistent=False)
+        left_of = torch.ones(bins + 1, bins).tril(-1)  # 1 where a bin lies left of a knot
+        self.register_buffer("_left_of", left_of, persistent=False)
 
     def _change(self, z: Tensor, raw: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(z.dtype, torch.float32)
         raw = raw.unflatten(-1, (-1, z.shape[-1])).to(wide)
         shares = raw[..., : 2 * self.bins, :].unflatten(-2, (2, self.bins)).softmax(-2)
-        knots = self._even.to(wide).unsqueeze(-1) + self._sums.to(wide) @ shares
+        left_of, side = self._left_of.to(wide), 2 * self.bound
+        even = left_of.sum(-1, keepdim=True) * (side * LEAST_SHARE / self.bins) - self.bound
+        knots = torch.add(even, left_of @ shares, alpha=side * (1 - LEAST_SHARE))
         ends_too = F.pad(raw[..., 2 * self.bins :, :], (0, 0, 1, 1))
         slopes = bounded(ends_too, LOG_SLOPE_BOUND).exp()
         values, log_slopes = _spline(z.to(wide), knots, slopes, inverse)
