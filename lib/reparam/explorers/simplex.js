@@ -45,7 +45,7 @@ function layout({ width, font, room }) {
   const tops = [head + f * 1.9, head + f * 4.3 + panel], bottoms = tops.map((t) => t + panel);
   const rail = bottoms[1] + f * 2.2;
   return {
-    font: f, wide, long: width >= 50 * font, span, corners, left, right, tops, bottoms, rail, height: Math.max(rail + f * 4, foot + f * 4.4),
+    font: f, wide, long: width >= 56 * font, span, corners, left, right, tops, bottoms, rail, height: Math.max(rail + f * 4, foot + f * 4.4),
     x: scale(LOW, HIGH, left, right), logtau: scale(left, right, LOW, HIGH),
     y: [scale(0, 0.7, bottoms[0], tops[0]), scale(0, 1, bottoms[1], tops[1])],
     place: (y) => [0, 1].map((axis) => y.reduce((sum, v, k) => sum + v * corners[k][axis], 0)),
