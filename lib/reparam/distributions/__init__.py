@@ -18,9 +18,11 @@ from reparam.distributions.inverse_cdf import (
 )
 from reparam.distributions.survey import survey
 from reparam.distributions.truncated_normal import TruncatedNormal
+from reparam.distributions.von_mises import VonMises
 
 __all__ = [
     "TruncatedNormal",
+    "VonMises",
     "implicit_reparameterization",
     "reparameterize_cauchy",
     "reparameterize_exponential",

@@ -3,7 +3,6 @@
 import math
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
@@ -11,6 +10,7 @@ from torch.distributions.utils import broadcast_all
 
 from reparam._checks import any_true, check_alike, check_float, is_infinite
 from reparam._functions import Function
+from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks
 from reparam.noise import logistic_noise
 
 
@@ -190,31 +190,35 @@ class _Side(NamedTuple):
     second: Tensor
 
 
-# Nodes and weights of the Gauss-Legendre rule on [0, 1], and how many e-folds below its peak an
-# integrand is 0: to all digits of float64 and of float32.
-_RULES = {}
-for _dtype, _count, _folds in ((torch.float64, 40, 40.0), (torch.float32, 20, 20.0)):
-    _nodes, _weights = np.polynomial.legendre.leggauss(_count)
-    _RULES[_dtype] = torch.tensor(np.array([(1 + _nodes) / 2, _weights / 2]), dtype=_dtype), _folds
+def _window(x: Tensor, length: Tensor, folds: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where `φ` peaks on `[x, x + length]`: how far from `x`, the point, and from there the ends
+    of where `φ` is not 0."""
+    # They decide on nodes, not on values: no derivative.
+    peak = torch.minimum((-x).clamp(min=0), length).detach()
+    start = x + peak
+    reach = 2 * folds / (start.abs() + (start.square() + 2 * folds).sqrt()).detach()
+    return peak, start, torch.maximum(-peak, -reach), torch.minimum(length - peak, reach)
 
 
 def _side(x: Tensor, length: Tensor) -> _Side:
     """The integrals to the right of `x`; those to its left are `_side(-x, length)`."""
-    rule, folds = _RULES[x.dtype]
-    nodes, weights = rule.to(x.device)
-    # Where the peak lies and how wide it is decides on nodes, not on values: no derivative.
-    peak = torch.minimum((-x).clamp(min=0), length).detach()
-    start = x + peak
-    reach = 2 * folds / (start.abs() + (start.square() + 2 * folds).sqrt()).detach()
-    low, high = torch.maximum(-peak, -reach), torch.minimum(length - peak, reach)
-    width = high - low
-    step = low[..., None] + width[..., None] * nodes
+    rule = EXACT[x.dtype]
+    peak, start, low, high = _window(x, length, rule.folds)
+    step, weights = rule.on(low, high)
     v = peak[..., None] + step
     density = torch.exp(-step * (start[..., None] + step / 2)) * weights
     first = density * v
-    sums = [width * terms.sum(-1) for terms in (density, first, first * v)]
+    sums = [terms.sum(-1) for terms in (density, first, first * v)]
     edge = torch.exp(-(length - peak) * (start + (length - peak) / 2))
     return _Side(-peak * (x + peak / 2), edge, *sums)
+
+
+def _mass(x: Tensor, length: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """`log_peak` and `mass` of `_side`, without a graph and with less to compute."""
+    peak, start, low, high = _window(x, length, rule.folds)
+    step, weights = rule.on(low, high)
+    density = (step / 2).add_(start[..., None]).mul_(step).neg_().exp_()
+    return -peak * (x + peak / 2), density.mul_(weights).sum(-1)
 
 
 def _standardized(z, loc, scale, low, high) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,7 +231,6 @@ def _standardized(z, loc, scale, low, high) -> tuple[Tensor, Tensor, Tensor]:
 
 
 _FAR = 1e6  # standard deviations; beyond is nothing, in any floating-point type
-_STEPS = 3
 
 
 class _Quantile(Function):
@@ -235,26 +238,7 @@ class _Quantile(Function):
 
     @staticmethod
     def forward(loc, scale, low, high, log_odds):
-        shape = torch.broadcast_shapes(loc.shape, log_odds.shape)
-        loc, scale, low, high = (p.expand(shape) for p in (loc, scale, low, high))
-        log_odds = log_odds.expand(shape)
-        _, a, b = _standardized(loc, loc, scale, low, high)
-        a, width = -a, _standardized(high, loc, scale, low, high)[1]
-        width = torch.where(high.isfinite(), width, _FAR)
-        # The denser end stands on the left, at a positive distance or one below -b.
-        sign = torch.where(a + b < 0, -1.0, 1.0).to(loc.dtype)
-        near, far = torch.where(sign > 0, a, -b), torch.where(sign > 0, b, -a)
-        x, below, above = _first_guess(near, far, width, sign * log_odds)
-        for _ in range(_STEPS):
-            x, below, above = _improved(x, below, above, sign * log_odds)
-        x, below, above = (
-            sign * x,
-            *(torch.where(sign > 0, *pair) for pair in ((below, above), (above, below))),
-        )
-        # Of three ways back to z the one that rounds least.
-        z = torch.where(below < above, low + scale * below, high - scale * above)
-        z = torch.where(x.abs() <= torch.minimum(below, above), loc + scale * x, z)
-        return z.clamp(low, high), x, below, above
+        return in_blocks(_solve, loc, scale, low, high, log_odds)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -273,31 +257,54 @@ class _Quantile(Function):
                     (x, below, above), _standardized(z, *parameters), strict=True
                 )
             )
-        left, right = _side(-x, below), _side(x, above)
-        total = left.mass * torch.exp(-right.log_peak) + right.mass * torch.exp(-left.log_peak)
-        from_loc = left.first * right.mass + right.first * left.mass
-        from_scale = (2 * x * left.first - left.second) * right.mass + (
-            2 * x * right.first + right.second
-        ) * left.mass
-        from_low = left.edge * right.mass
-        from_high = right.edge * left.mass
-        from_odds = scale * left.mass * right.mass
-        each = (from_loc, from_scale, from_low, from_high, from_odds)
+        slopes = in_blocks(_slopes, x, below, above, scale)
         return tuple(
-            (slope * one / total).sum_to_size(shape)
-            for one, shape in zip(each, ctx.shapes, strict=True)
+            (slope * one).sum_to_size(shape) for one, shape in zip(slopes, ctx.shapes, strict=True)
         )
 
 
-def _improved(x, below, above, log_odds) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of Halley's method for the log-odds of `x`, each distance to its own precision."""
+def _slopes(x, below, above, scale) -> tuple[Tensor, ...]:
+    """Derivatives of `z` with respect to `loc`, `scale`, `low`, `high` and the log-odds."""
     left, right = _side(-x, below), _side(x, above)
-    error = (left.mass / right.mass).log() + left.log_peak - right.log_peak - log_odds
-    # With A and B the masses in units of φ(x) the slope is 1/A + 1/B, and A' = 1 + x A.
-    inverse_a = torch.exp(-left.log_peak) / left.mass
-    inverse_b = torch.exp(-right.log_peak) / right.mass
-    newton = error / (inverse_a + inverse_b)
-    step = -newton / (1 - newton * (inverse_b - inverse_a - x) / 2).clamp(min=0.5)
+    total = left.mass * torch.exp(-right.log_peak) + right.mass * torch.exp(-left.log_peak)
+    left_square = 2 * x * left.first - left.second  # of x² - s²
+    right_square = 2 * x * right.first + right.second  # of s² - x²
+    return (
+        (left.first * right.mass + right.first * left.mass) / total,
+        (left_square * right.mass + right_square * left.mass) / total,
+        left.edge * right.mass / total,
+        right.edge * left.mass / total,
+        scale * left.mass * right.mass / total,
+    )
+
+
+def _solve(loc, scale, low, high, log_odds) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, a, b = _standardized(loc, loc, scale, low, high)
+    a, width = -a, _standardized(high, loc, scale, low, high)[1]
+    width = torch.where(high.isfinite(), width, _FAR)
+    # The denser end stands on the left, at a positive distance or one below -b.
+    sign = torch.where(a + b < 0, -1.0, 1.0).to(loc.dtype)
+    near, far = torch.where(sign > 0, a, -b), torch.where(sign > 0, b, -a)
+    log_odds = sign * log_odds
+    x, below, above = _first_guess(near, far, width, log_odds)
+    for rule in (*[COARSE[x.dtype]] * 3, EXACT[x.dtype]):
+        x, below, above = _improved(x, below, above, log_odds, rule)
+    x, below, above = (
+        sign * x,
+        *(torch.where(sign > 0, *pair) for pair in ((below, above), (above, below))),
+    )
+    # Of three ways back to z the one that rounds least.
+    z = torch.where(below < above, low + scale * below, high - scale * above)
+    z = torch.where(x.abs() <= torch.minimum(below, above), loc + scale * x, z)
+    return z.clamp(low, high), x, below, above
+
+
+def _improved(x, below, above, log_odds, rule) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of Halley's method for the log-odds of `x`, each distance to its own precision."""
+    left_peak, left = _mass(-x, below, rule)
+    right_peak, right = _mass(x, above, rule)
+    error = (left / right).log() + left_peak - right_peak - log_odds
+    step = halley(error, torch.exp(-left_peak) / left, torch.exp(-right_peak) / right, x)
     step = torch.maximum(torch.minimum(step, above / 2), -below / 2)
     return x + step, below + step, above - step
 

@@ -1,0 +1,56 @@
+"""Integrals of a density beside a point, to all digits: what truncated and circular laws share."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Rule(NamedTuple):
+    """Nodes and weights of a Gauss-Legendre rule on [0, 1], and the reach that they suffice for.
+
+    An integrand is taken for 0 where it is `folds` e-folds below its peak.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+    folds: float
+
+    @classmethod
+    def of(cls, count: int, folds: float, dtype: torch.dtype) -> "Rule":
+        nodes, weights = np.polynomial.legendre.leggauss(count)
+        return cls(*(torch.tensor(v, dtype=dtype) for v in ((1 + nodes) / 2, weights / 2)), folds)
+
+    def on(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes and weights on `[low, high]`, in a last dimension of their own."""
+        width = (high - low)[..., None]
+        nodes, weights = self.nodes.to(low.device), self.weights.to(low.device)
+        return torch.addcmul(low[..., None], width, nodes), width * weights
+
+
+#: For a few digits, which the first steps of an iteration need, and for all of a dtype.
+COARSE = {dtype: Rule.of(20, 20.0, dtype) for dtype in (torch.float32, torch.float64)}
+EXACT = {**COARSE, torch.float64: Rule.of(40, 40.0, torch.float64)}
+
+_BLOCK = 4096  # samples whose integrands fit into a processor's cache
+
+
+def in_blocks(function: Callable, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors that `function(*tensors)` returns, entry by entry, without much memory."""
+    tensors = torch.broadcast_tensors(*tensors)
+    blocks = zip(*(tensor.flatten().split(_BLOCK) for tensor in tensors), strict=True)
+    results = zip(*(function(*block) for block in blocks), strict=True)
+    return tuple(torch.cat(parts).view(tensors[0].shape) for parts in results)
+
+
+def halley(error: Tensor, inverse_left: Tensor, inverse_right: Tensor, drift: Tensor) -> Tensor:
+    """The step that Halley's method takes at an error of the log-odds of a point.
+
+    With `A` and `B` the masses at its two sides, in units of the density at the point, the slope
+    of the log-odds is `1/A + 1/B`. Its own slope follows from `A' = 1 + drift A` and
+    `B' = -1 + drift B`, where `drift` is minus the slope of the log-density.
+    """
+    newton = error / (inverse_left + inverse_right)
+    return -newton / (1 - newton * (inverse_right - inverse_left - drift) / 2).clamp(min=0.5)
