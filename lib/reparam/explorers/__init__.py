@@ -420,12 +420,12 @@ def warped_grid() -> Explorer:
     True
     """
     claim = (
-        "Area × density of the traced cell never changes. Where w·u < −1 the grid folds: "
-        "cells turn over, and the formula is no density any more."
+        "Area × density of the traced cell stays. Below w·u = −1 the grid folds: cells turn over, "
+        "and the formula is no density any more."
     )
     state = {
-        "guess": "", "seen": "no", "layer": "planar", "pull": 1.0, "beta": 1.0, "across": 0.0,
-        "safe": "no", "cells": 12,
+        "guess": "", "seen": "no", "layer": "planar", "pull": 1.0, "across": 0.0, "safe": "no",
+        "cells": 12,
     }  # fmt: skip
     nothing = torch.empty(0, dtype=torch.float64)
     return Explorer("warped_grid", claim, state | {"claim": claim}, nothing)

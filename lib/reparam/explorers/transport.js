@@ -22,7 +22,7 @@ const bisect = (F) => (u, w) => {
 // Of each: its inverse CDF z, CDF F, density p and, by it, ∂F/∂θ; the ends of its axis; what the speed is.
 const FAMILIES = {
   exponential: {
-    label: "exponential", sign: "λ", name: "rate θ", ends: [0, 8], rule: "\u2212z/λ",
+    label: "exponential", sign: "λ", name: "rate θ", ends: [0, 4], rule: "\u2212z/λ",
     z: (u, t) => expo(u) / t, F: (z, t) => -Math.expm1(-t * z), p: (z, t) => t * Math.exp(-t * z), by: (z, t, p) => (z / t) * p,
   },
   logistic: {
@@ -105,7 +105,7 @@ function draw(view, { font, narrow, left, right, top, floor, arrows, step, rail,
   const out = [], [low, high] = family.ends;
   const inside = (v) => v >= low && v <= high;
   // Through all samples, and as even as between them.
-  const curve = (v) => [...range(25).map((k) => low + ((high - low) * k) / 24), ...u.map((w) => family.z(w, v)).filter(inside)]
+  const curve = (v) => [...range(21).map((k) => low + ((high - low) * k) / 20), ...u.map((w) => family.z(w, v)).filter(inside)]
     .sort((a, b) => a - b).map((a) => [x(a), y(family.F(a, v))]);
   const { min, max } = spec.fields[view.knob];
   const hint = !state.guess ? "Predict first." : view.seen ? "" : narrow ? "to λ = 2 \u2192" : "Drag the dot to λ = 2 \u2192";
@@ -200,7 +200,7 @@ const spec = {
   },
   story: (view) => view.seen
     ? `<p><b>What was to be found.</b> ${view.state.claim} The gray bar is the traced sample's gap, the green arrow its slide. For ${view.family.label === "two Gaussians" ? "the two Gaussians" : `the ${view.family.label}`}, dz/d${view.family.sign} is ${view.family.rule}.</p>` +
-      `<p class="small"><b>Limits.</b> Even u show the map; they are no random draws. Bar and green arrow are whole steps from the dashed curve; bar over density is the speed only for small ones. In one dimension no other slide keeps u; in several there are others.</p>` : "",
+      `<p class="small"><b>Limits.</b> Even u show the map; they are no random draws. Bar and green arrow are whole steps from the dashed curve; bar over density is the speed of small ones. In one dimension no other slide keeps u; in several there are others.</p>` : "",
   table: (view) => ({
     caption: `All samples: ${view.family.label}, ${view.shown.now}. The gap is \u2212∂F/∂${view.family.sign}.`,
     head: ["u", "z", "gap", "p(z)", `dz/d${view.family.sign}`],
