@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from reparam.flows._contract import Flow, amortized, root
+from reparam.flows._contract import ByHand, Flow, amortized, root
 
 __all__ = ["PlanarFlow"]
 
@@ -41,55 +41,99 @@ class PlanarFlow(Flow):
         super().__init__(dim, context_dim)
         self.u = nn.Parameter(0.01 * torch.randn(dim))
         self.w = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
-        self.b = nn.Parameter(torch.zeros(1))
+        self.b = nn.Parameter(torch.zeros(()))
         self.amortize = amortized(context_dim, 2 * dim + 1)
 
-    def _constrained(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`û`, `w`, `b` and `log(1 + w·û)`, for all inputs or for each."""
-        u, w, b = self.u, self.w, self.b
-        if context is not None:
-            du, dw, db = self.amortize(context).split([self.dim, self.dim, 1], -1)
-            u, w, b = u + du, w + dw, b + db
-        x = torch.asinh((w * u).sum(-1))
-        return 2 * torch.sigmoid(x)[..., None] * u, w, b.squeeze(-1), x
+    def _parameters_for(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """`u`, `w` and `b`, for all inputs or for each."""
+        if context is None:
+            return self.u, self.w, self.b
+        u, w, b = self.amortize(context).split([self.dim, self.dim, 1], -1)
+        return self.u + u, self.w + w, self.b + b.squeeze(-1)
 
     def _map(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        u, w, b, x = self._constrained(context)
-        a = _dot(z, w) + b
-        return z + u * torch.tanh(a)[..., None], _log_slope(a, x)
+        is_matrix = context is None and z.ndim == 2
+        return (_Planar.call if is_matrix else planar)(z, *self._parameters_for(context))
 
     def _unmap(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        u, w, b, x = self._constrained(context)
-        a = solved(_dot(y, w) + b, x)
-        return y - u * torch.tanh(a)[..., None], -_log_slope(a, x)
+        u, w, b = self._parameters_for(context)
+        u, x = constrained(u, w)
+        a = solved((y * w).sum(-1) + b, x)
+        t = torch.tanh(a)
+        return y - t[..., None] * u, -torch.log(slope(a, t, x))
 
 
-def _dot(z: Tensor, w: Tensor) -> Tensor:
-    return z @ w if w.ndim == 1 else (z * w).sum(-1)
+def constrained(u: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """`û` and `x = log(1 + w·û)`."""
+    x = torch.asinh((w * u).sum(-1))
+    return 2 * torch.sigmoid(x)[..., None] * u, x
 
 
-def sech2(a: Tensor) -> Tensor:
-    """`sech²(a)`, neither cancelling as `1 - tanh²` nor overflowing as `1 / cosh²`."""
-    return 4 * torch.sigmoid(2 * a) * torch.sigmoid(-2 * a)
+def planar(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The map and its log-determinant."""
+    u, x = constrained(u, w)
+    a = (z * w).sum(-1) + b
+    t = torch.tanh(a)
+    return z + t[..., None] * u, torch.log(slope(a, t, x))
 
 
-def _log_slope(a: Tensor, x: Tensor) -> Tensor:
-    """The logarithm of the slope of `a + expm1(x) tanh(a)`."""
-    return torch.log(torch.tanh(a).square() + sech2(a) * torch.exp(x))
+class _Planar(ByHand):
+    """The same for a matrix z and vectors u and w, in a third of the calls."""
+
+    plain = staticmethod(planar)
+
+    @staticmethod
+    def forward(ctx, z, u, w, b):
+        x = torch.dot(w, u).asinh_()
+        sigmoid, four_exp = torch.sigmoid(x), 4 * torch.exp(x)
+        moved_by = u * (sigmoid + sigmoid)
+        a = torch.addmv(b, z, w)
+        t = torch.tanh(a)
+        a.add_(a)
+        quarter_sech2 = torch.sigmoid(a).mul_(a.neg_().sigmoid_())
+        total = torch.addcmul(t * t, quarter_sech2, four_exp)
+        kept = x, sigmoid, four_exp, moved_by, t, quarter_sech2, total
+        ctx.save_for_backward(z, u, w, b, *kept)
+        return torch.addr(z, t, moved_by), torch.log(total)
+
+    @staticmethod
+    def by_hand(saved, of_y, of_log_det):
+        z, u, w, _, x, sigmoid, four_exp, moved_by, t, quarter_sech2, total = saved
+        ratio = of_log_det / total
+        # d tanh(a) = sech²(a) da, and d total = 2 tanh(a) sech²(a) (1 - exp(x)) da
+        of_a = torch.mv(of_y, moved_by).addcmul_(t * ratio, 2 - four_exp / 2)
+        of_a.mul_(quarter_sech2).mul_(4)
+        of_moved_by = torch.mv(of_y.t(), t)
+        # dû = 2 sigmoid(x) du + û (1 - sigmoid(x)) dx, and dx = d(w·u) / cosh(x)
+        of_x = torch.dot(of_moved_by, moved_by) * (1 - sigmoid)
+        of_x = (of_x + torch.dot(ratio, quarter_sech2) * four_exp) / torch.cosh(x)
+        of_u = torch.addcmul(of_x * w, of_moved_by, sigmoid + sigmoid)
+        of_w = torch.addcmul(torch.mv(z.t(), of_a), u, of_x)
+        return torch.addr(of_y, of_a, w), of_u, of_w, of_a.sum()
+
+
+def slope(a: Tensor, t: Tensor, x: Tensor) -> Tensor:
+    """The slope of `a + expm1(x) tanh(a)`, `tanh²a + sech²a exp(x)`, given `t = tanh(a)`.
+
+    `sech²a` as `1 - t²` would cancel, and as `1 / cosh²a` overflow in the backward pass.
+    """
+    twice = a + a
+    quarter_sech2 = torch.sigmoid(twice) * torch.sigmoid(-twice)
+    return torch.addcmul(t * t, quarter_sech2, 4 * torch.exp(x))
 
 
 def solved(c: Tensor, x: Tensor) -> Tensor:
-    """The root of `a + expm1(x) tanh(a) = c`, of the sign of `c`.
+    """The root of `a + expm1(x) tanh(a) = c`, which has the sign of `c`.
 
-    Beside the root, on the side where we start, the function is convex if `x < 0` and concave if
-    not, so that Newton's method goes to the root without a step across it.
+    Between 0 and infinity the function is convex if `x < 0` and concave if not, so that from where
+    we start Newton's method goes to the root without a step across it.
     """
 
     def step(a: Tensor) -> Tensor:
         t = torch.tanh(a)
-        return a - (a + torch.expm1(x) * t - c) / (t.square() + sech2(a) * torch.exp(x))
+        return a - (a + torch.expm1(x) * t - c) / slope(a, t, x)
 
     size = c.abs()
-    one, other = size * torch.exp(-x), size - torch.expm1(x)
-    start = torch.where(x > 0, torch.maximum(one, other), torch.minimum(one, other))
+    bounds = size * torch.exp(-x), size - torch.expm1(x)
+    start = torch.where(x > 0, torch.maximum(*bounds), torch.minimum(*bounds))
     return root(step, torch.copysign(start, c))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from reparam.flows._contract import Flow, amortized
+from reparam.flows._contract import ByHand, Flow, amortized
 
 __all__ = ["RadialFlow"]
 
@@ -38,43 +38,87 @@ class RadialFlow(Flow):
     def __init__(self, dim: int, context_dim: int = 0):
         super().__init__(dim, context_dim)
         self.center = nn.Parameter(torch.randn(dim))
-        self.a = nn.Parameter(torch.zeros(1))
-        self.b = nn.Parameter(0.01 / dim * torch.randn(1))
+        self.a = nn.Parameter(torch.zeros(()))
+        self.b = nn.Parameter(0.01 / dim * torch.randn(()))
         self.amortize = amortized(context_dim, dim + 2)
 
-    def _constrained(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`c`, `α`, `β` and `α + β`, for all inputs or for each."""
-        center, a, b = self.center, self.a, self.b
-        if context is not None:
-            dc, da, db = self.amortize(context).split([self.dim, 1, 1], -1)
-            center, a, b = center + dc, a + da, b + db
-        alpha, x = torch.exp(torch.asinh(a.squeeze(-1))), torch.asinh(b.squeeze(-1))
-        return center, alpha, alpha * torch.expm1(x), alpha * torch.exp(x)
+    def _parameters_for(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """`c`, `a` and `b`, for all inputs or for each."""
+        if context is None:
+            return self.center, self.a, self.b
+        center, a, b = self.amortize(context).split([self.dim, 1, 1], -1)
+        return self.center + center, self.a + a.squeeze(-1), self.b + b.squeeze(-1)
 
     def _map(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        center, alpha, beta, together = self._constrained(context)
-        away = z - center
-        r = torch.linalg.vector_norm(away, dim=-1)
-        h = beta / (alpha + r)
-        return z + h[..., None] * away, self._log_det(r, alpha, beta, together)
+        is_matrix = context is None and z.ndim == 2
+        return (_Radial.call if is_matrix else radial)(z, *self._parameters_for(context))
 
     def _unmap(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        center, alpha, beta, together = self._constrained(context)
+        center, a, b = self._parameters_for(context)
+        alpha, x = torch.exp(torch.asinh(a)), torch.asinh(b)
         away = y - center
-        length = torch.linalg.vector_norm(away, dim=-1)
-        # r² + p r - α length = 0, of which we want the positive root
-        p = together - length
+        length = torch.linalg.vector_norm(away, dim=-1) / alpha
+        # The positive root of s² + p s = length, without the difference that cancels.
+        p = torch.exp(x) - length
         sign = torch.where(p > 0, 1.0, -1.0).to(p)
-        larger = (sign * p + torch.sqrt(p.square() + 4 * alpha * length)) / 2
-        r = torch.where(p > 0, alpha * length / larger, larger)
-        h = beta / (together + r)
-        return y - h[..., None] * away, -self._log_det(r, alpha, beta, together)
+        larger = (sign * p + torch.sqrt(p * p + 4 * length)) / 2
+        s = torch.where(p > 0, length / larger, larger)
+        back = torch.expm1(x) / (torch.exp(x) + s)
+        return y - back[..., None] * away, -log_det(s, x, self.dim)
 
-    def _log_det(self, r: Tensor, alpha: Tensor, beta: Tensor, together: Tensor) -> Tensor:
-        """Of both sides of `1 + β/(α + r) = (α + β + r) / (α + r)`, that without a cancellation."""
-        sign = torch.where(beta < 0, -1.0, 1.0).to(beta)
-        smaller = torch.where(beta < 0, together, alpha)
-        size = sign * beta
-        across = torch.log1p(size / (smaller + r))
-        along = torch.log1p(size * alpha / (r * (r + 2 * alpha) + alpha * smaller))
-        return sign * ((self.dim - 1) * across + along)
+
+def radial(z: Tensor, center: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The map and its log-determinant, in terms of `s = r / α` and of `β / α = expm1(x)`."""
+    x = torch.asinh(b)
+    away = z - center
+    s = torch.linalg.vector_norm(away, dim=-1) / torch.exp(torch.asinh(a))
+    h = torch.expm1(x) / (1 + s)
+    return z + h[..., None] * away, log_det(s, x, z.shape[-1])
+
+
+def log_det(s: Tensor, x: Tensor, dim: int) -> Tensor:
+    """`(D - 1) log(1 + m / (1 + s)) + log(1 + m / (1 + s)²)` with `m = expm1(x)`.
+
+    Where m is negative these are logarithms of differences; minus those of the inverse ratios are
+    the same, `1 - m / (1 + m + s)` and `1 - m / (1 + m + s (s + 2))`.
+    """
+    m, is_negative = torch.expm1(x), x < 0
+    sign = torch.where(is_negative, -1.0, 1.0).to(x)
+    least = torch.where(is_negative, torch.exp(x), 1.0)
+    across = torch.log1p(sign * m / (least + s))
+    along = torch.log1p(sign * m / (least + s * (s + 2)))
+    return sign * ((dim - 1) * across + along)
+
+
+class _Radial(ByHand):
+    """The same for a matrix z and one center, in a third of the calls."""
+
+    plain = staticmethod(radial)
+
+    @staticmethod
+    def forward(ctx, z, center, a, b):
+        alpha, x = torch.asinh(a).exp_(), torch.asinh(b)
+        m, g = torch.expm1(x), torch.exp(x)
+        away = z - center
+        s = torch.mv(away * away, torch.ones_like(center)).sqrt_().div_(alpha)
+        reach = s + 1
+        h = m / reach
+        size, least = m.abs(), g.clamp(max=1)
+        across = torch.div(size, s + least).log1p_()
+        along = torch.div(size, torch.addcmul(least, s, reach + 1)).log1p_()
+        ctx.save_for_backward(z, center, a, b, alpha, g, away, s, reach, h)
+        moved = torch.addcmul(z, away, h[:, None])
+        return moved, along.add_(across, alpha=z.shape[-1] - 1).mul_(m.sign())
+
+    @staticmethod
+    def by_hand(saved, of_y, of_log_det):
+        _, center, a, b, alpha, g, away, s, reach, h = saved
+        along = of_log_det / torch.addcmul(g, s, reach + 1)
+        of_m = torch.mv(of_y * away, torch.ones_like(center)).div_(reach)
+        of_m.add_(of_log_det / (s + g), alpha=away.shape[-1] - 1).add_(along)
+        of_s = torch.add(of_m, along).mul_(h).neg_()
+        per_length = torch.div(of_s, s * (alpha * alpha)).masked_fill_(s == 0, 0)
+        of_away = torch.addcmul(of_y * h[:, None], away, per_length[:, None])
+        of_a = -torch.dot(of_s, s) / torch.sqrt(a * a + 1)
+        of_b = of_m.sum() * g / torch.sqrt(b * b + 1)
+        return of_y + of_away, -of_away.sum(0), of_a, of_b
