@@ -283,7 +283,8 @@ def gaussian_kl(mu: Tensor, log_var: Tensor, reduction: str = "sum") -> Tensor:
             f"reduction={reduction!r} sums the last dimension, but mu is a scalar: "
             "use reduction='none'"
         )
-    kl = (_wide(mu).square() + _expm1_minus(_wide(log_var))) / 2
+    log_var = _wide(log_var)
+    kl = (_wide(mu).square() + _excess(torch.expm1(log_var), log_var)) / 2
     return kl if reduction == "none" else _reduced(kl.sum(-1), reduction)
 
 
@@ -316,7 +317,8 @@ def full_covariance_kl(mu: Tensor, L: Tensor, reduction: str = "sum") -> Tensor:
     _check_full_covariance(mu, L)
     _check_joint(reduction)
     L = _wide(L)
-    diagonal = _expm1_minus(2 * torch.log(L.diagonal(dim1=-2, dim2=-1)))
+    diagonal = L.diagonal(dim1=-2, dim2=-1)
+    diagonal = _excess((diagonal - 1) * (diagonal + 1), 2 * torch.log(diagonal))
     below = L.tril(-1).square().sum((-2, -1))
     return _reduced((_wide(mu).square().sum(-1) + below + diagonal.sum(-1)) / 2, reduction)
 
@@ -356,7 +358,7 @@ def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str
     eigenvalues = torch.linalg.eigvalsh(whitened.mT @ whitened).clamp(min=0)
     log_1p = torch.log1p(eigenvalues)
     far = W.square().sum((-2, -1)) - log_1p.sum(-1)
-    near = _expm1_minus(log_1p).sum(-1) - (W.square() * torch.expm1(-log_d)).sum((-2, -1))
+    near = _excess(eigenvalues, log_1p).sum(-1) - (W.square() * torch.expm1(-log_d)).sum((-2, -1))
     added = torch.where(eigenvalues.sum(-1) < 1, near, far) / 2
     kl = gaussian_kl(mu, log_diagonal)
     return _reduced(kl + added.to(kl.dtype), reduction)
@@ -420,11 +422,11 @@ def _check_low_rank(mu: Tensor, factor: Tensor, log_diagonal: Tensor) -> None:
         )
 
 
-def _expm1_minus(x: Tensor) -> Tensor:
-    """`exp(x) - 1 - x` without cancellation, nor in its gradient: a Taylor series near 0."""
+def _excess(expm1_x: Tensor, x: Tensor) -> Tensor:
+    """`exp(x) - 1 - x` without cancellation, nor in its gradient: a Taylor series near x = 0."""
     threshold = 0.5
     s = x.clamp(-threshold, threshold)  # keeps the unused branch, and its gradient, finite
     series = torch.ones_like(s)
     for k in range(15, 2, -1):  # 14 terms: the next is below float64's rounding
         series = 1 + s / k * series
-    return torch.where(x.abs() < threshold, s * s / 2 * series, torch.expm1(x) - x)
+    return torch.where(x.abs() < threshold, s * s / 2 * series, expm1_x - x)
