@@ -16,11 +16,15 @@ from reparam.distributions.inverse_cdf import (
     reparameterize_uniform,
     reparameterize_weibull,
 )
+from reparam.distributions.logistic import Logistic
+from reparam.distributions.mixture import Mixture
 from reparam.distributions.survey import survey
 from reparam.distributions.truncated_normal import TruncatedNormal
 from reparam.distributions.von_mises import VonMises
 
 __all__ = [
+    "Logistic",
+    "Mixture",
     "TruncatedNormal",
     "VonMises",
     "implicit_reparameterization",

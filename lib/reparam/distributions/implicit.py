@@ -64,22 +64,27 @@ def implicit_reparameterization(
             "StudentT, which find it by other means"
         )
     density = _checked_density(z, quantile.detach(), pull_back, log_prob)
-    if not (quantile.requires_grad or torch.autograd.forward_ad._current_level >= 0):
-        return z
-    return implicit_path(z, quantile, cdf, density)
+    return implicit_path(z, quantile, cdf, lambda rise: rise / density)
 
 
 def implicit_path(
-    z: Tensor, quantile: Tensor, cdf: Callable[[Tensor], Tensor], density: Tensor
+    z: Tensor,
+    quantile: Tensor,
+    cdf: Callable[[Tensor], Tensor],
+    steps_for: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """`implicit_reparameterization` without its checks; `quantile` is `cdf(z)`.
+    """`implicit_reparameterization` without its checks.
+
+    `quantile` is `cdf(z)`, and `steps_for(rise)` the step in `z` that makes it rise by as much.
 
     Each step of Newton's method, from a sample that is there already, leaves its value alone and
     makes one more derivative right.
     """
-    fixed, density = quantile.detach(), density.detach()
-    path = z - (quantile - fixed) / density
-    path = path - (cdf(path) - fixed) / density
+    if not (quantile.requires_grad or torch.autograd.forward_ad._current_level >= 0):
+        return z
+    fixed = quantile.detach()
+    path = z - steps_for(quantile - fixed)
+    path = path - steps_for(cdf(path) - fixed)
     return z + (path - path.detach())  # whatever rounding did, the value is the sample's
 
 
@@ -88,6 +93,8 @@ def lacks_derivative(value: Tensor) -> bool:
 
     That is the derivative of the incomplete gamma function in its first argument.
     """
+    if torch.compiler.is_compiling():
+        return False  # the tracer has no graph to walk
     return any(
         "Igamma" in type(node).__name__ and node.next_functions[0][0] is not None
         for node in graph_of(value)

@@ -110,7 +110,8 @@ def _implicit_sample(distribution: Distribution, num_samples: int) -> Tensor:
     quantile = _differentiable_cdf(base, z)
     if not quantile.requires_grad:
         return z
-    return implicit_path(z, quantile, base.cdf, base.log_prob(z).detach().exp())
+    density = base.log_prob(z).detach().exp()
+    return implicit_path(z, quantile, base.cdf, lambda rise: rise / density)
 
 
 def _differentiable_cdf(base: Distribution, z: Tensor) -> Tensor:
