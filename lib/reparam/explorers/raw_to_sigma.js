@@ -50,9 +50,7 @@ const kindOf = (v, r) => Number.isFinite(v) ? (v || Math.abs(r) < 3 ? "" : "0") 
 const ROWS = ["sigma", "kl", "slope"];
 const known = new Map();
 // Where a curve is what kind of number: [{kind, from, to, points}].
-function runsOf(map, dtype) {
-  const name = map + dtype;
-  if (known.has(name)) return known.get(name);
+const runsOf = (map, dtype) => once(map + dtype, () => {
   const runs = { sigma: [], kl: [], slope: [] };
   const kinds = (r, row) => kindOf(evaluate(map, dtype, r)[row], r);
   for (const r of RS) {
@@ -72,9 +70,8 @@ function runsOf(map, dtype) {
       run.points.push([r, values[row]]);
     }
   }
-  known.set(name, runs);
   return runs;
-}
+});
 
 function model(state) {
   const { map, dtype, r } = state;
@@ -93,6 +90,7 @@ const num = (x) => {
   const kind = kindOf(x, END), [digits, power] = Math.abs(x).toExponential(2).split("e");
   return kind || (x < 0 ? MINUS : "") + (power > -4 && power < 4 ? Number(Math.abs(x).toPrecision(3)) : `${digits}·10${sup(Number(power))}`);
 };
+const numbers = (n) => `${n} number${n > 1 ? "s" : ""}`;
 const TICKS = { sigma: [-8, -4, 0, 4], kl: [0, 10, 20], slope: [-1, 0, 1] };
 const ENDS = { sigma: [-9, 5], kl: [0, 20], slope: [-1.5, 2] };
 
@@ -136,6 +134,8 @@ const thin = (points) => {
   });
   return k ? [...thin(points.slice(0, k + 1)), ...thin(points.slice(k)).slice(1)] : [a, b];
 };
+// Curves stand still while r moves.
+const once = (name, make) => known.get(name) || known.set(name, make()).get(name);
 // A curve, without what lies beyond the panel's top.
 const curve = (kind, points, top) => {
   const parts = [[]];
@@ -151,7 +151,7 @@ function draw(view, { font, narrow, left, right, x, y, top, foot, row, strip, pl
   const seen = state.seen === "yes", own = state.map === "hand" ? "softplus" : state.map;
   // Marks of a kind stand together, which keeps the still picture small.
   const grid = [], grays = [], curves = [], bars = [], truths = [], out = [], labels = [];
-  const names = { sigma: "σ (log axis)", kl: "KL at μ = 0, nats", slope: "∂KL/∂r" };
+  const names = { sigma: narrow ? "σ" : "σ (log axis)", kl: "KL at μ = 0, nats", slope: "∂KL/∂r" };
   const level = (height, words) => {
     grid.push(line("grid", left, height, right, height));
     labels.push(`<tspan x="${at(left - 5)}" y="${at(height + 4)}">${words}</tspan>`);
@@ -165,7 +165,8 @@ function draw(view, { font, narrow, left, right, x, y, top, foot, row, strip, pl
   grays.push(line("faint", x(state.r), top.sigma - row, x(state.r), end));
   for (const key of ROWS) {
     const high = top[key];
-    const exact = (kind, map) => curve(kind, RS.filter((r, i) => i % 4 === 0).map((r) => [x(r), place(key, evaluate(map, "real", r)[key], END)]), high);
+    const where = [key, right, high, foot[key]].join();
+    const exact = (kind, map) => once(kind + map + where, () => curve(kind, RS.filter((r, i) => i % 4 === 0).map((r) => [x(r), place(key, evaluate(map, "real", r)[key], END)]), high));
     for (const t of TICKS[key]) level(y[key](t), key === "sigma" ? (t ? "10" + sup(t) : "1") : fix(t, 0));
     level(place(key, Infinity), "∞");
     if (key !== "kl") level(place(key, key === "sigma" ? 0 : -Infinity, END), key === "sigma" ? "0" : MINUS + "∞");
@@ -174,7 +175,7 @@ function draw(view, { font, narrow, left, right, x, y, top, foot, row, strip, pl
       const runs = runsOf(state.map, state.dtype)[key];
       for (const { kind, from, to, points } of runs) {
         if (!kind) {
-          curves.push(curve("red thick", points.map(([r, v]) => [x(r), place(key, v, r)]), high));
+          curves.push(once([state.map, state.dtype, from, where].join(), () => curve("red thick", points.map(([r, v]) => [x(r), place(key, v, r)]), high)));
           continue;
         }
         const height = place(key, points[0][1], END), west = from <= -END;
@@ -197,7 +198,7 @@ function draw(view, { font, narrow, left, right, x, y, top, foot, row, strip, pl
 
   const span = 1.05 * Math.max(3 * real.sigma, ...z.filter(Number.isFinite).map((v) => Math.abs(v - MEAN)));
   const rail = scale(MEAN - span, MEAN + span, left, right), low = strip + font * 2.2;
-  out.push(text(0, strip - font * 0.8, narrow ? `24 draws 2 + σ·ε, stored: ${distinct}` : `24 draws 2 + σ·ε, exact above, stored below: ${distinct}`, "start", "bold"));
+  out.push(text(0, strip - font * 0.8, narrow ? `24 draws, stored as ${numbers(distinct)}` : `24 draws 2 + σ·ε, exact above; stored below as ${numbers(distinct)}`, "start", "bold"));
   out.push(line("", left, strip, right, strip), line("", left, low, right, low));
   const stored = z.map((v) => rail(clamp(v, MEAN - span, MEAN + span)));
   const far = z.includes(Infinity);
@@ -210,7 +211,7 @@ function draw(view, { font, narrow, left, right, x, y, top, foot, row, strip, pl
 const GUESSES = { never: "nowhere: eʳ > 0", under: `below about ${MINUS}90, where eʳ underflows`, snap: `below about ${MINUS}6` };
 const seen = (view) => view.state.seen === "yes";
 const said = ({ sigma, kl, slope, distinct }) =>
-  `σ = ${num(sigma)}, KL = ${num(kl)}, gradient ${num(slope)}; the 24 draws are stored as ${distinct} number${distinct > 1 ? "s" : ""}`;
+  `σ = ${num(sigma)}, KL = ${num(kl)}, gradient ${num(slope)}; the 24 draws are stored as ${numbers(distinct)}`;
 const spec = {
   name: "raw-to-sigma",
   title: "Raw output to σ",
