@@ -7,15 +7,21 @@ import mpmath
 import pytest
 import torch
 from scipy import stats
-from torch.distributions import RelaxedBernoulli
+from torch.distributions import RelaxedBernoulli, RelaxedOneHotCategorical
+from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from reparam import relaxed
 from reparam.relaxed import (
     annealed_temperature,
     gumbel_given,
     gumbel_softmax,
+    log_gumbel_softmax,
+    log_gumbel_softmax_log_prob,
     logistic_given,
     relaxed_bernoulli,
+    relaxed_logit,
+    relaxed_logit_log_prob,
     straight_through,
 )
 from tests.lib.statistical import ALARM, check_count
@@ -174,6 +180,198 @@ def test_the_slope_of_a_relaxed_bit_lives_where_torch_has_none(monkeypatch):
     x = torch.full((100,), 20.0, requires_grad=True)
     RelaxedBernoulli(torch.tensor(1.0), logits=x).rsample().sum().backward()
     assert (x.grad == 0).sum() > 0, "torch mends this: say so in the docstring"
+
+
+# --- in log space ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, torch.tensor([[0.5], [2.0]])], ids=str)
+def test_log_samples_are_logarithms_of_samples(temperature, device):
+    logits = torch.randn(2, 5, dtype=F64, device=device)
+    if isinstance(temperature, torch.Tensor):
+        temperature = temperature.to(device)
+    pairs = ((gumbel_softmax, log_gumbel_softmax), (relaxed_bernoulli, relaxed_logit))
+    for (plain, logarithmic), inverse in zip(pairs, (torch.exp, torch.sigmoid), strict=True):
+        samples = []
+        for sampler in (plain, logarithmic):
+            torch.manual_seed(0)
+            samples.append(sampler(logits, temperature))
+        torch.testing.assert_close(samples[0], inverse(samples[1]))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
+def test_log_space_is_finite_and_right_at_low_temperatures(classes, temperature, device):
+    """In float32: samples, densities of them, and the gradients of both, to float64's densities.
+
+    The sum over the classes has that many roundings, of numbers around 10.
+    """
+    logits = 3 * torch.randn(20_000 // classes, classes, device=device)
+    logits.requires_grad_()
+    log_y = log_gumbel_softmax(logits, temperature)
+    log_prob = log_gumbel_softmax_log_prob(log_y, logits, temperature)
+    slopes = torch.autograd.grad(log_y.sum() / classes, logits, retain_graph=True)
+    slopes += torch.autograd.grad(log_prob.sum(), logits)
+    for tensor in (log_y, log_prob, *slopes):
+        assert tensor.isfinite().all()
+    with torch.no_grad():
+        exact = log_gumbel_softmax_log_prob(log_y.double(), logits.double(), temperature)
+    torch.testing.assert_close(log_prob.double(), exact, rtol=0, atol=1e-5 * classes)
+
+
+def test_the_simplex_is_not():
+    """Why log space: torch's densities of its own samples, 10 classes, τ = 0.01 and 0.03."""
+    for temperature, lost in ((0.03, 0.8), (0.01, 0.99)):
+        q = RelaxedOneHotCategorical(
+            torch.tensor(temperature), logits=torch.randn(2000, 10), validate_args=False
+        )
+        share = (~q.log_prob(q.rsample()).isfinite()).double().mean()
+        assert share > lost
+
+
+@each_dtype
+def test_log_space_in_every_dtype(dtype, device):
+    """16 bits round the finished sample only; densities are in float32 at least."""
+    logits = (30 * torch.randn(500, 7, device=device)).to(dtype).requires_grad_()
+    wide = torch.promote_types(dtype, torch.float32)
+    for sampler, log_prob_of in (
+        (log_gumbel_softmax, log_gumbel_softmax_log_prob),
+        (relaxed_logit, relaxed_logit_log_prob),
+    ):
+        torch.manual_seed(1)
+        sample = sampler(logits, 0.05)
+        torch.manual_seed(1)
+        assert torch.equal(sample, sampler(logits.to(wide), 0.05).to(dtype))
+        assert sample.dtype == dtype and sample.isfinite().all()
+        log_prob = log_prob_of(sample, logits, 0.05)
+        assert log_prob.dtype == wide and log_prob.isfinite().all()
+        (slope,) = torch.autograd.grad(log_prob.sum(), logits)
+        assert slope.dtype == dtype and slope.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.2, 0.01])
+@pytest.mark.parametrize("logits", [[0.0, 0.0], [2.0, -1.0], [0.5, -3.0, 1.0], [0.0, 9.0, -9.0, 1]])
+def test_the_density_is_that_of_differences_of_gumbel_noise(logits, temperature):
+    """Integrated over the last class's noise g, in mpmath: the others' noise is then known.
+
+    With `r_k = log(y_k / y_C)`, class k's noise is `temperature * r_k + logits_C - logits_k + g`.
+    """
+    log_y = log_gumbel_softmax(torch.tensor(logits, dtype=F64), temperature)
+    ours = log_gumbel_softmax_log_prob(log_y, torch.tensor(logits, dtype=F64), temperature)
+    r = [mpmath.mpf(x) - mpmath.mpf(log_y[-1].item()) for x in log_y[:-1].tolist()]
+    shifts = [temperature * x + logits[-1] - a for x, a in zip(r, logits, strict=False)]
+
+    def joint(g):
+        log_density = sum(-(s + g) - mpmath.exp(-(s + g)) for s in [*shifts, 0])
+        return mpmath.exp(log_density) * mpmath.mpf(temperature) ** len(r)
+
+    with mpmath.workdps(30):
+        center = -min([*shifts, 0])
+        edges = [center - 8, *(center + k for k in range(-4, 60, 4)), center + 100]
+        exact = mpmath.log(mpmath.quad(joint, edges))
+    assert ours.item() == pytest.approx(float(exact), rel=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 0.01])
+def test_densities_against_torch_in_float64(temperature):
+    logits = 3 * torch.randn(200, 10, dtype=F64)
+    tau = torch.tensor(temperature, dtype=F64)
+    log_y = log_gumbel_softmax(logits, temperature)
+    theirs = ExpRelaxedCategorical(tau, logits=logits).log_prob(log_y)
+    torch.testing.assert_close(log_gumbel_softmax_log_prob(log_y, logits, temperature), theirs)
+    x = relaxed_logit(logits, temperature)
+    theirs = LogitRelaxedBernoulli(tau, logits=logits).log_prob(x)
+    torch.testing.assert_close(relaxed_logit_log_prob(x, logits, temperature), theirs)
+
+
+def test_two_classes_are_one_bit():
+    logits, x = torch.randn(2, 50, dtype=F64)
+    both = torch.stack([logits, torch.zeros_like(logits)], -1)
+    log_y = torch.stack([x, torch.zeros_like(x)], -1).log_softmax(-1)
+    torch.testing.assert_close(
+        log_gumbel_softmax_log_prob(log_y, both, 0.3), relaxed_logit_log_prob(x, logits, 0.3)
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("logit", [-90.0, 0.0, 3.0, 100.0])
+def test_the_density_of_a_logit_far_out(logit, temperature):
+    """At x = 0, too, far from a sample, where torch's is minus infinity from a logit of 89 on."""
+    for x in (0.0, logit / temperature, 500.0):
+        d = mpmath.mpf(logit) - mpmath.mpf(temperature) * mpmath.mpf(x)
+        exact = mpmath.log(temperature) - d - 2 * mpmath.log1p(mpmath.exp(-d))
+        for dtype, precision in ((F64, 1e-13), (torch.float32, 1e-5)):
+            arguments = torch.tensor([x, logit], dtype=dtype)
+            ours = relaxed_logit_log_prob(*arguments, temperature)
+            assert ours.item() == pytest.approx(float(exact), rel=precision), (x, dtype)
+    theirs = LogitRelaxedBernoulli(torch.tensor(1.0), logits=torch.tensor(100.0))
+    assert theirs.log_prob(torch.tensor(0.0)) == -math.inf, "torch mends this: say so"
+
+
+def test_temperatures_in_batches():
+    """One for each row; torch's density then has the wrong shape."""
+    logits, tau = torch.randn(5, 3), torch.rand(5, 1) + 0.5
+    log_y = log_gumbel_softmax(logits, tau)
+    log_prob = log_gumbel_softmax_log_prob(log_y, logits, tau)
+    each = [
+        log_gumbel_softmax_log_prob(*row)
+        for row in zip(log_y, logits, tau.flatten().tolist(), strict=True)
+    ]
+    torch.testing.assert_close(log_prob, torch.stack(each))
+    theirs = ExpRelaxedCategorical(tau, logits=logits, validate_args=False).log_prob(log_y)
+    assert theirs.shape == (5, 5), "torch mends this"
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(
+        relaxed_logit_log_prob(x, logits, tau)[2], relaxed_logit_log_prob(x[2], logits[2], tau[2])
+    )
+    one = log_gumbel_softmax_log_prob(log_y, logits, torch.tensor(0.5))
+    torch.testing.assert_close(one, log_gumbel_softmax_log_prob(log_y, logits, 0.5))
+
+
+def test_log_space_derivatives_of_first_and_second_order():
+    logits = torch.randn(2, 3, dtype=F64, requires_grad=True)
+    tau = torch.tensor([[0.7], [0.3]], dtype=F64, requires_grad=True)
+    point = torch.randn(2, 3, dtype=F64).log_softmax(-1).requires_grad_()
+    for log_prob in (log_gumbel_softmax_log_prob, relaxed_logit_log_prob):
+        assert torch.autograd.gradcheck(log_prob, (point, logits, tau))
+        assert torch.autograd.gradgradcheck(log_prob, (point, logits, tau))
+    for sampler in (log_gumbel_softmax, relaxed_logit):
+
+        def sample(logits, tau, sampler=sampler):
+            torch.manual_seed(0)
+            return sampler(logits, tau)
+
+        assert torch.autograd.gradcheck(sample, (logits, tau))
+        assert torch.autograd.gradgradcheck(sample, (logits, tau))
+
+
+def test_log_space_under_torch_func_and_compile():
+    def loss(logits):
+        torch.manual_seed(3)
+        log_y = log_gumbel_softmax(logits, 0.05)
+        return log_gumbel_softmax_log_prob(log_y, 2 * logits, 0.1).sum()
+
+    logits = torch.randn(6, 4, requires_grad=True)
+    (expected,) = torch.autograd.grad(loss(logits), logits)
+    torch.testing.assert_close(torch.func.grad(loss)(logits.detach()), expected)
+    compiled = torch.compile(
+        lambda x, logits: relaxed_logit_log_prob(x, logits, 0.1),
+        backend="aot_eager",
+        fullgraph=True,
+    )
+    x = torch.randn(6, 4)
+    torch.testing.assert_close(compiled(x, logits), relaxed_logit_log_prob(x, logits, 0.1))
+
+
+def test_masked_classes_in_log_space():
+    """A class of probability 0 has log-sample -inf; a density there is refused."""
+    logits = torch.tensor([0.0, 1.0, -math.inf], requires_grad=True)
+    log_y = log_gumbel_softmax(logits.expand(100, 3), 0.01)
+    assert (log_y[:, 2] == -math.inf).all() and log_y[:, :2].isfinite().all()
+    (slope,) = torch.autograd.grad(log_y[:, :2].sum(), logits)
+    assert slope[:2].isfinite().all()
+    with pytest.raises(ValueError, match="log_y holds infinity in 100 of its 300"):
+        log_gumbel_softmax_log_prob(log_y, logits, 0.01)
 
 
 # --- straight through -----------------------------------------------------------------------------
@@ -367,6 +565,46 @@ ONE_HOT = torch.tensor([0.0, 1.0])
         (lambda: gumbel_softmax(torch.zeros(2).long()), TypeError, "floating-point"),
         (lambda: gumbel_softmax(torch.zeros(0, 2)), ValueError, "logits is empty"),
         (lambda: gumbel_softmax(torch.tensor([0.0, math.nan])), ValueError, "NaN in 1 of its 2"),
+        (lambda: log_gumbel_softmax(torch.zeros(2), 0), ValueError, "positive and finite"),
+        (lambda: log_gumbel_softmax(torch.tensor(1.0)), ValueError, "use relaxed_bernoulli"),
+        (lambda: relaxed_logit(torch.zeros(2), -1.0), ValueError, "positive and finite"),
+        (lambda: relaxed_logit([0.0]), TypeError, "logits must be a tensor, got list"),
+        (
+            lambda: log_gumbel_softmax_log_prob(torch.zeros(3), torch.zeros(2)),
+            ValueError,
+            r"log_y must fit logits, got shapes \(3,\) and \(2,\)",
+        ),
+        (
+            lambda: log_gumbel_softmax_log_prob(torch.zeros(4, 1), torch.zeros(2)),
+            ValueError,
+            "log_y must fit logits",
+        ),
+        (
+            lambda: log_gumbel_softmax_log_prob(torch.zeros(2), torch.zeros(2), torch.ones(2)),
+            ValueError,
+            r"share one temperature: its last dimension must be 1, got shape \(2,\)",
+        ),
+        (
+            lambda: log_gumbel_softmax_log_prob(torch.zeros(2), torch.zeros(2).double()),
+            ValueError,
+            "share dtype",
+        ),
+        (
+            lambda: log_gumbel_softmax_log_prob(torch.zeros(2) * math.nan, torch.zeros(2)),
+            ValueError,
+            "log_y holds NaN",
+        ),
+        (
+            lambda: relaxed_logit_log_prob(torch.tensor(math.inf), torch.zeros(2)),
+            ValueError,
+            "x holds infinity",
+        ),
+        (
+            lambda: relaxed_logit_log_prob(torch.zeros(3), torch.zeros(2)),
+            ValueError,
+            "x must fit logits",
+        ),
+        (lambda: relaxed_logit_log_prob(0.0, torch.zeros(2)), TypeError, "x must be a tensor"),
         (lambda: relaxed_bernoulli(torch.zeros(2), 0), ValueError, "positive and finite"),
         (lambda: relaxed_bernoulli(torch.zeros(2), torch.ones(3)), ValueError, "does not broadc"),
         (lambda: relaxed_bernoulli(torch.tensor(math.nan)), ValueError, "logits holds NaN"),
