@@ -107,6 +107,18 @@ class VonMises(Distribution):
         start = _turns_and_cdf(-math.pi - loc, concentration)
         return (_turns_and_cdf(value - loc, concentration) - start).to(self.loc.dtype)
 
+    def icdf(self, value: Tensor) -> Tensor:
+        loc, concentration = self._wide()
+        # From -π to the cut opposite of `loc`, then on from there.
+        u = value.to(loc.dtype) + _turns_and_cdf(-math.pi - loc, concentration)
+        turns = u.detach().floor()
+        u = u - turns
+        inside = (u > 0) & (u < 1)
+        angle = _Quantile.call(concentration, torch.logit(torch.where(inside, u, 0.5)))[0]
+        angle = torch.where(inside | u.isnan(), angle, -math.pi)
+        z = (loc + angle + 2 * math.pi * turns).to(self.loc.dtype)
+        return z.clamp(-math.pi, math.pi)
+
     @property
     def mean(self) -> Tensor:
         return self.loc
@@ -263,7 +275,7 @@ def _first_guess(concentration, log_odds) -> tuple[Tensor, Tensor]:
     rest = math.pi - x
     # Close to π: as if the density were that of π.
     close = v * math.pi * torch.special.i0e(concentration) * torch.exp(2 * concentration)
-    is_close = close < 0.1
+    is_close = close < 0.5
     x, rest = torch.where(is_close, math.pi - close, x), torch.where(is_close, close, rest)
     is_flat = concentration < 1
     x, rest = torch.where(is_flat, math.pi * u, x), torch.where(is_flat, math.pi * v, rest)
