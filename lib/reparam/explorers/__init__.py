@@ -54,8 +54,9 @@ class Explorer:
         name: the name of its JavaScript file and of its still.
         claim: the one thing it shows, also written on its still.
         state: JSON-serializable start values.
-        noise: the standard normal noise, float64, exactly as the page uses it: a notebook cell that
-            computes with it gets the numbers on the page. Empty where there is none.
+        noise: the noise (standard normal; Gumbel in `simplex`), float64, exactly as the page uses
+            it: a notebook cell that computes with it gets the numbers on the page. Empty where
+            there is none.
     """
 
     name: str
