@@ -64,25 +64,27 @@ class MaskedNetwork(nn.Module):
     """Shifts and raw log-scales of D variables, each of those before it and of the context.
 
     Every unit has a degree: how many variables it may see. The context has degree 0 and variable i
-    has i; a hidden unit sees units of at most its own degree, and output i those of degrees below
-    i. Without a context no hidden unit has degree 0, which would make it a constant.
+    has i, or D + 1 - i if reversed; a hidden unit sees units of at most its own degree, and an
+    output those of degrees below its variable's. Without a context no hidden unit has degree 0,
+    which would make it a constant.
 
     Source: Germain et al. (2015), https://arxiv.org/abs/1502.03509.
     """
 
-    def __init__(self, dim: int, hidden: Iterable[int], context_dim: int):
+    def __init__(self, dim: int, hidden: Iterable[int], context_dim: int, reverse: bool):
         super().__init__()
+        self.order = range(dim)[::-1] if reverse else range(dim)
+        variables = torch.tensor(self.order) + 1  # the inverse of this order is itself
         least = 1 if dim > 1 and context_dim == 0 else 0
-        degrees = [torch.arange(1 - context_dim, dim + 1).clamp(min=0)]
+        degrees = [torch.cat([torch.zeros(context_dim, dtype=torch.long), variables])]
         for width in widths_of(hidden):  # the degrees in rising order, as even as they can be
             degrees.append(least + torch.arange(width) * (dim - least) // width)
-        above = [*degrees[1:], torch.arange(1, dim + 1).repeat(2) - 1]
+        above = [*degrees[1:], variables.repeat(2) - 1]
         self.layers = nn.ModuleList(
             _MaskedLinear(may_see[:, None] >= degree)
             for degree, may_see in zip(degrees, above, strict=True)
         )
         _zero(self.layers[-1])
-        self.dim = dim
         self._blocks = [torch.bincount(degree, minlength=dim + 1).tolist() for degree in degrees]
 
     def forward(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -93,21 +95,23 @@ class MaskedNetwork(nn.Module):
         return shift, raw
 
     def one_by_one(self, follow, context: Tensor | None) -> None:
-        """Call `follow(i, shift, raw)` for variable i = 0, 1, …; it answers with the variable.
+        """Call `follow(i, shift, raw)` for each i in `self.order`; it answers with variable i.
 
         A unit is computed when the last variable that it sees is known, and added at once to what
         lies above it: all D steps together cost the multiplications of one pass.
         """
+        dim = len(self.order)
         weights = [
-            layer.masked_weight().T.split(sizes)
+            list(layer.masked_weight().T.split(sizes))
             for layer, sizes in zip(self.layers, self._blocks, strict=True)
         ]
+        weights[0][1:] = [weights[0][1 + i] for i in self.order]
         sums = [layer.bias for layer in self.layers]
         starts = [0] * len(sums)
-        for degree in range(self.dim + 1):
+        for degree in range(dim + 1):
             if degree:
-                i = degree - 1
-                units = follow(i, sums[-1][..., i], sums[-1][..., self.dim + i]).unsqueeze(-1)
+                i = self.order[degree - 1]
+                units = follow(i, sums[-1][..., i], sums[-1][..., dim + i]).unsqueeze(-1)
             else:
                 units = context
             for n, blocks in enumerate(weights):

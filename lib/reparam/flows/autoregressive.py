@@ -34,30 +34,23 @@ class _AutoregressiveFlow(Flow):
     ):
         super().__init__(dim, context_dim)
         check_flag("reverse", reverse)
-        self.network = MaskedNetwork(dim, hidden, context_dim)
-        self.reverse = reverse
+        self.network = MaskedNetwork(dim, hidden, context_dim, reverse)
 
     def _in_one_pass(self, step, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        z = self._in_order(z)
         shift, raw = self.network(z, context)
         z, log_slopes = step(z, shift, bounded(raw, LOG_SCALE_BOUND))
-        return self._in_order(z), log_slopes.sum(-1)
+        return z, log_slopes.sum(-1)
 
     def _one_by_one(self, step, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        given = self._in_order(z).unbind(-1)
-        found, log_slopes = [], []
+        found, log_slopes = list(z.unbind(-1)), []
 
         def follow(i, shift, raw):
-            variable, log_slope = step(given[i], shift, bounded(raw, LOG_SCALE_BOUND))
-            found.append(variable)
-            log_slopes.append(log_slope.expand_as(variable))
-            return variable
+            found[i], log_slope = step(found[i], shift, bounded(raw, LOG_SCALE_BOUND))
+            log_slopes.append(log_slope.expand_as(found[i]))
+            return found[i]
 
         self.network.one_by_one(follow, context)
-        return self._in_order(torch.stack(found, -1)), torch.stack(log_slopes, -1).sum(-1)
-
-    def _in_order(self, z: Tensor) -> Tensor:
-        return z.flip(-1) if self.reverse else z
+        return torch.stack(found, -1), torch.stack(log_slopes, -1).sum(-1)
 
 
 class InverseAutoregressiveFlow(_AutoregressiveFlow):
