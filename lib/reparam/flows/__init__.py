@@ -10,6 +10,7 @@ from reparam.flows.planar import PlanarFlow
 from reparam.flows.posterior import NormalizingFlowPosterior
 from reparam.flows.radial import RadialFlow
 from reparam.flows.spline import SplineFlow, rational_quadratic_spline
+from reparam.flows.sylvester import SylvesterFlow
 
 __all__ = [
     "AffineCouplingFlow",
@@ -21,5 +22,6 @@ __all__ = [
     "PlanarFlow",
     "RadialFlow",
     "SplineFlow",
+    "SylvesterFlow",
     "rational_quadratic_spline",
 ]

@@ -118,7 +118,7 @@ class _Radial(ByHand):
         of_m.add_(of_log_det / (s + g), alpha=away.shape[-1] - 1).add_(along)
         of_s = torch.add(of_m, along).mul_(h).neg_()
         per_length = torch.div(of_s, s * (alpha * alpha)).masked_fill_(s == 0, 0)
-        of_away = torch.addcmul(of_y * h[:, None], away, per_length[:, None])
+        of_away = (of_y * h[:, None]).addcmul_(away, per_length[:, None])
         of_a = -torch.dot(of_s, s) / torch.sqrt(a * a + 1)
         of_b = of_m.sum() * g / torch.sqrt(b * b + 1)
         return of_y + of_away, -of_away.sum(0), of_a, of_b
