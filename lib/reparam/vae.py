@@ -33,6 +33,7 @@ from reparam.flows import (
     PlanarFlow,
     RadialFlow,
     SplineFlow,
+    SylvesterFlow,
 )
 from reparam.relaxed import straight_through
 
@@ -648,6 +649,7 @@ def digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
 _FLOWS: dict[str, tuple[type[Flow], bool]] = {
     "planar": (PlanarFlow, False),
     "radial": (RadialFlow, False),
+    "sylvester": (SylvesterFlow, False),
     "coupling": (AffineCouplingFlow, True),
     "iaf": (InverseAutoregressiveFlow, True),
     "spline": (SplineFlow, True),
@@ -664,9 +666,9 @@ def flow_digits_vae(
 ) -> FlowVAE:
     """The VAE of chapter 6 with a flow posterior, for 8×8 images.
 
-    `kind` is `"planar"`, `"radial"`, `"coupling"`, `"iaf"` or `"spline"`; `options` go to each
-    flow. With `amortized` the flows' parameters depend on the image. The weights come from the
-    global generator.
+    `kind` is `"planar"`, `"radial"`, `"sylvester"`, `"coupling"`, `"iaf"` or `"spline"`; `options`
+    go to each flow. With `amortized` the flows' parameters depend on the image. The weights come
+    from the global generator.
 
     >>> flow_digits_vae("coupling", num_flows=2, hidden=(32,)).encoder.flows.dim
     8

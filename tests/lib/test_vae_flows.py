@@ -26,6 +26,7 @@ from reparam.vae import (
 KINDS = {
     "planar": {},
     "radial": {},
+    "sylvester": {},
     "coupling": {"hidden": (16,)},
     "iaf": {"hidden": (16,)},
     "spline": {"hidden": (16,)},
