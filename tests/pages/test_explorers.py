@@ -14,7 +14,9 @@ from reparam.explorers import (
     mu_sigma_epsilon,
     raw_to_sigma,
     simplex,
+    transport,
     two_histograms,
+    warped_grid,
 )
 from reparam.explorers.build import run_javascript
 
@@ -25,9 +27,16 @@ EXPLORERS = {
     "chooser": chooser,
     "raw_to_sigma": raw_to_sigma,
     "simplex": simplex,
+    "transport": transport,
+    "warped_grid": warped_grid,
 }
 PICTURES = [name for name in EXPLORERS if name != "chooser"]  # which is a table
-DRAGGED = {"raw_to_sigma": "Raw output r", "simplex": "Temperature τ"}  # elsewhere: Mean μ
+DRAGGED = {
+    "raw_to_sigma": "Raw output r",
+    "simplex": "Temperature τ",
+    "transport": "Parameter θ",
+    "warped_grid": "w·u (radial: β)",
+}  # elsewhere: Mean μ
 MU_HANDLES = ["fresh_or_frozen", "mu_sigma_epsilon"]
 GUESS = {
     "fresh_or_frozen": "At another height",
@@ -36,6 +45,8 @@ GUESS = {
     "chooser": "StraightThrough",
     "raw_to_sigma": "below about −6",
     "simplex": "a few, near the borders",
+    "transport": "The largest z",
+    "warped_grid": "Below −1",
 }
 # A state in which everything is on show.
 ALL = {
@@ -46,6 +57,8 @@ ALL = {
     "chooser": "#chooser:guess=0&last=bias&z=discrete&f=black&density=known&support=few&bias=none",
     "raw_to_sigma": "#raw-to-sigma:guess=snap&seen=yes&r=-7",
     "simplex": "#simplex:guess=none&seen=yes&logtau=-0.5",
+    "transport": "#transport:guess=largest&seen=yes&theta=2",
+    "warped_grid": "#warped-grid:guess=one&seen=yes&pull=-1.8",
 }
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
 ARROWS = "#mu-sigma-epsilon:guess=most&seen=yes&sigma=2&part=arrows&wrt=mu"
@@ -575,6 +588,13 @@ def test_every_width(opened, name, width):
                 for dtype in ("bfloat16", "float16")]  # fmt: skip
     corners += ["#raw-to-sigma:guess=under&r=-5.5", "#simplex:guess=few&logtau=-0.95"]
     corners += [f"#simplex:guess=most&seen=yes&logtau={logtau}" for logtau in (-1.3, 0, 0.7)]
+    corners += [f"#transport:guess=alike&seen=yes&family={family}&theta={theta}&trace={trace}"
+                for family in ("logistic", "gumbel", "weibull", "kumaraswamy", "cauchy")
+                for theta in (0.6, 2.4) for trace in (1, 20)]  # fmt: skip
+    corners += [f"#transport:guess=alike&seen=yes&family=mixture&weight={w}" for w in (0.1, 0.9)]
+    corners += [f"#warped-grid:guess=zero&seen=yes&layer={layer}&pull={s}&across={a}&safe={safe}"
+                for layer in ("planar", "radial") for s in (-2.5, 1.5) for a in (-0.8, 0.8)
+                for safe in ("no", "yes")]  # fmt: skip
     for hash in ("", ARROWS, ALL[name], *corners):
         if hash.partition(":")[0] not in ("", f"#{name.replace('_', '-')}"):
             continue

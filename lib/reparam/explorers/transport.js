@@ -114,7 +114,7 @@ function draw(view, { font, narrow, left, right, top, floor, arrows, step, rail,
   for (const v of shown.ticks) out.push(line("", t(v), rail - 4, t(v), rail + 4), text(t(v), rail + font + 9, v, "middle", "mute"));
   const rows = range(3).map((k) => top - font * (0.9 + 1.3 * (narrow ? 2 - k : k ? 0 : 1)));
   const second = narrow ? 0 : font * 15;
-  out.push(text(0, rows[0], narrow ? "20 fixed u: across to F(z), down to z" : "20 fixed u, each carried across to the curve u = F(z) and down to its sample z"),
+  out.push(text(0, rows[0], narrow ? "20 fixed u: across to F(z), down to z" : "20 fixed u, each across to the curve u = F(z) and down to its sample z"),
     line("blue thick", 0, rows[1] - font * 0.4, 26, rows[1] - font * 0.4), text(31, rows[1], `F at ${shown.now}`),
     line("truth", second, rows[2] - font * 0.4, second + 26, rows[2] - font * 0.4), text(second + 31, rows[2], `F at the start, ${shown.before}`));
   for (const v of [0, 0.5, 1]) out.push(line("grid", left, y(v), right, y(v)), text(left - 10, y(v) + 4, v, "end", "mute"));
@@ -200,7 +200,7 @@ const spec = {
   },
   story: (view) => view.seen
     ? `<p><b>What was to be found.</b> ${view.state.claim} The gray bar is the traced sample's gap, the green arrow its slide. For ${view.family.label === "two Gaussians" ? "the two Gaussians" : `the ${view.family.label}`}, dz/d${view.family.sign} is ${view.family.rule}.</p>` +
-      `<p class="small"><b>Limits.</b> Even u show the map; they are no random draws. Bar and green arrow are whole steps from the dashed curve; bar over density is the speed of small ones. In one dimension no other slide keeps u; in several there are others.</p>` : "",
+      `<p class="small"><b>Limits.</b> Even u show the map; they are no random draws. Bar and green arrow are whole steps from the dashed curve; bar over density is the speed of small ones. In several dimensions other slides keep u, too.</p>` : "",
   table: (view) => ({
     caption: `All samples: ${view.family.label}, ${view.shown.now}. The gap is \u2212∂F/∂${view.family.sign}.`,
     head: ["u", "z", "gap", "p(z)", `dz/d${view.family.sign}`],

@@ -3,7 +3,8 @@ const W = [1.2, 0.9], NORM = 1.5, CENTER = [-0.4, 0.4];
 // How far to the right the handle is for each unit of w·u or β.
 const ALONG = W[0] / NORM ** 2;
 // Half the side of the grid and of the picture; what the profile shows; parts of a cell's side.
-const GRID = 2.4, FRAME = 3.7, PROFILE = 3, PARTS = 24;
+const GRID = 2.4, FRAME = 3.7, PROFILE = 3, PARTS = 20;
+const sig = (x) => x.toPrecision(3);
 const normal = ([a, b]) => Math.exp(-(a * a + b * b) / 2) / (2 * Math.PI);
 // Of a quadrilateral, by its diagonals.
 const area = ([a, b, c, d]) => Math.abs((c[0] - a[0]) * (d[1] - b[1]) - (c[1] - a[1]) * (d[0] - b[0])) / 2;
@@ -56,6 +57,7 @@ function model(state) {
   const cells = mesh(-GRID, -GRID, side, n), part = side / PARTS, parts = mesh(0, side, part, PARTS);
   const sum = (f) => parts.reduce((total, p) => total + f(p), 0);
   const now = sum((p) => area(p.quad)), mass = sum((p) => area(p.quad) * p.density), before = sum((p) => p.start) * part ** 2;
+  const areas = [side ** 2, now], densities = [before / areas[0], mass / now];
   const middle = [side / 2, 1.5 * side], t = coordinate(middle), y = image(middle);
   // Where its middle lands, what else lands: the roots of g(t) = g(middle), one between two of a fine grid.
   const ends = range(601).map((i) => (i - 300.5) / 50);
@@ -72,13 +74,13 @@ function model(state) {
   return {
     state, planar, raw, s, safe, layer, arm: make(raw, state.across, 1).u, n, side, cells, t, y, sources,
     point: { formula: formula(middle), truth: sources.reduce((total, v) => total + v.density, 0) },
-    areas: [side * side, now], densities: [before / side ** 2, mass / now], masses: [before, mass],
+    areas, densities,
+    rows: [["area", ...areas.map(sig)], ["mean density", ...densities.map(sig)], ["area × density", before.toPrecision(2), mass.toPrecision(2)]],
     turned: cells.filter((c) => c.det < 0).length, folded: s < -1, seen: state.seen === "yes",
     sign: planar ? "w·u" : "β",
   };
 }
 
-const sig = (x, digits = 3) => x.toPrecision(digits);
 
 function layout({ width, font, room }, view) {
   const narrow = width < 34 * font;
@@ -102,7 +104,7 @@ function layout({ width, font, room }, view) {
 }
 
 const handles = ({ sign, raw }, { x, y, tip, value }) => [
-  { key: "pull", x: x(tip[0]), y: y(tip[1]), value, shape: "dot", kind: "red", label: "Pull", text: `${sign} = ${fix(raw, 2)}` },
+  { key: "pull", x: x(tip[0]), y: y(tip[1]), value, shape: "dot", kind: "red", label: "w·u (radial: β)", text: `${sign} = ${fix(raw, 2)}` },
 ];
 
 function draw(view, l) {
@@ -159,13 +161,12 @@ function draw(view, l) {
   if (view.sources.length > 1) out.push(line("", from, q(layer.g(view.t)), to, q(layer.g(view.t))));
   view.sources.forEach(({ t }) => { if (Math.abs(t) < PROFILE) out.push(dot("open", p(t), q(layer.g(t)), 4)); });
   out.push(dot("green", p(view.t), q(layer.g(view.t)), 4));
-  [["traced cell", ["before", "now"]], ["area", view.areas], ["mean density", view.densities], ["area × density", view.masses]].forEach(([words, [one, two]], i) => {
-    const row = lines + font * 1.4 * i, column = narrow ? left : from, kind = i % 3 ? "" : "bold", tell = (v) => i ? sig(v, i > 2 ? 2 : 3) : v;
-    out.push(text(column, row, words, "start", kind), text(column + font * 13, row, tell(one), "end", kind), text(column + font * 17.5, row, tell(two), "end", kind));
-  });
+  [HEAD, ...view.rows].forEach((row, i) => row.forEach((words, k) =>
+    out.push(text((narrow ? left : from) + font * [0, 13, 17.5][k], lines + font * 1.4 * i, words, k ? "end" : "start", i % 3 ? "" : "bold"))));
   return out.join("");
 }
 
+const HEAD = ["traced cell", "before", "now"];
 const seen = (view) => view.seen;
 const spec = {
   name: "warped-grid",
@@ -204,10 +205,10 @@ const spec = {
     if (state.pull < -1.1) state.seen = "yes";
   },
   status(view) {
-    const { state, sign, raw, s, safe, folded, turned, areas, densities, point, sources } = view;
+    const { state, sign, raw, s, safe, folded, turned, point, sources } = view;
     if (!state.guess) return "Choose a prediction to unlock u.";
     return `${sign} = ${fix(raw, 2)}${safe ? `, made ${fix(s, 3)}` : ""}: ` + (folded ? `folded, ${turned} of ${view.n ** 2} cells have turned over.` : "no fold.") +
-      ` Traced cell: area ${areas.map((v) => sig(v)).join(" \u2192 ")}, mean density ${densities.map((v) => sig(v)).join(" \u2192 ")}; the product stays ${sig(view.masses[0], 2)}.` +
+      ` Traced cell: ${view.rows.map(([name, one, two]) => `${name} ${one} \u2192 ${two}`).join(", ")}.` +
       (sources.length > 1 ? ` Its middle lands on ${sources.length - 1} more points: the density there is ${sig(point.truth)}, the formula says ${sig(point.formula)}.` : "");
   },
   goal: (view) => view.seen && {
@@ -217,7 +218,8 @@ const spec = {
   },
   story: (view) => view.seen
     ? `<p><b>What was to be found.</b> ${view.state.claim} Where three points land on one, it counts one. So an invertible layer cannot fold: ${view.safe ? `the constraint keeps ${view.planar ? "w·û" : "β"} = ${fix(view.s, 3)} above ${MINUS}1` : "the library keeps w·û above \u22121 (try “constrained”)"}. A radial layer, z + β(z \u2212 c)/(α + r), folds at β < \u2212α.</p>` +
-      `<p class="small"><b>Limits.</b> One layer, two dimensions, b = 0. Area and mean density are sums over 576 parts. Open dots: what lands with the cell's middle.</p>` : "",
+      `<p class="small"><b>Limits.</b> One layer, two dimensions, b = 0. Area and mean density are sums over 400 parts. Open dots: what lands with the cell's middle.</p>` : "",
+  table: (view) => ({ caption: `${view.sign} = ${fix(view.s, 3)}`, head: HEAD, rows: view.rows }),
 };
 
 const render = (widget) => explore(spec, widget);
