@@ -46,12 +46,24 @@ class Flow(nn.Module):
         self.context_dim = context_dim
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self._check(z, context)
-        return self._map(z, context)
+        return self._checked("_map", z, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._checked("_unmap", z, context)
+
+    def _checked(self, way: str, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         self._check(z, context)
-        return self._unmap(z, context)
+        if z.dtype.itemsize < 4:
+            result = _in_float32(self, way, z, context)
+        else:
+            result = getattr(self, way)(z, context)
+        if any(map(is_infinite, result)):
+            self._refuse(way, z, context)
+        return result
+
+    @torch.no_grad()
+    def _refuse(self, way: str, z: Tensor, context: Tensor | None) -> None:
+        raise ValueError(f"{type(self).__name__} {_overflow(z)}")
 
     def _map(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -125,35 +137,63 @@ class FlowSequence(Flow):
         self.flows = nn.ModuleList(flows)
 
     def _map(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._through("_map", list(enumerate(self.flows, 1)), z, context)
+        return self._through("_map", z, context)
 
     def _unmap(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._through("_unmap", list(enumerate(self.flows, 1))[::-1], z, context)
+        return self._through("_unmap", z, context)
 
-    def _through(self, way, flows, z, context):
+    def _numbered(self, way: str) -> list[tuple[int, Flow]]:
+        return list(enumerate(self.flows, 1))[:: 1 if way == "_map" else -1]
+
+    def _through(self, way: str, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         start, total = z, 0.0
         if by_columns := context is None and is_plain():
             z = _Columns.apply(z.reshape(-1, self.dim))
-        for _, flow in flows:
+        for _, flow in self._numbered(way):
             z, log_det = getattr(flow, way)(z, context if flow.context_dim else None)
             total = total + log_det
         if by_columns:
             z, total = _Rows.apply(z).reshape(start.shape), total.reshape(start.shape[:-1])
-        if is_infinite(total) or is_infinite(z):
-            self._name_the_layer(way, flows, start, context)
         return z, total
 
     @torch.no_grad()
-    def _name_the_layer(self, way, flows, z, context):
-        for number, flow in flows:
+    def _refuse(self, way: str, z: Tensor, context: Tensor | None) -> None:
+        for number, flow in self._numbered(way):
             before = z
             z, log_det = getattr(flow, way)(z, context if flow.context_dim else None)
             if is_infinite(z) or is_infinite(log_det):
                 raise ValueError(
-                    f"layer {number} of {len(flows)} ({type(flow).__name__}) gave NaN or infinity "
-                    f"for inputs of size up to {before.abs().max():.3g}: look at its parameters, "
-                    "or lower the learning rate"
+                    f"layer {number} of {len(self.flows)} ({type(flow).__name__}) "
+                    f"{_overflow(before)}"
                 )
+        super()._refuse(way, z, context)
+
+
+def _overflow(z: Tensor) -> str:
+    return (
+        f"gave NaN or infinity for inputs of size up to {z.abs().max():.3g}: look at its "
+        "parameters, lower the learning rate, or use float64"
+    )
+
+
+class _Way(nn.Module):
+    """One way of a flow as a module, so that `functional_call` takes it."""
+
+    def __init__(self, flow: Flow, way: str):
+        super().__init__()
+        self.flow, self.way = flow, way
+
+    def forward(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return getattr(self.flow, self.way)(z, context)
+
+
+def _in_float32(flow: Flow, way: str, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """One way of a flow in a 16-bit type: what comes out is rounded, and nothing before it."""
+    module = _Way(flow, way)
+    wide = {name: p.float() for name, p in module.named_parameters()}
+    inputs = z.float(), None if context is None else context.float()
+    moved, log_det = torch.func.functional_call(module, wide, inputs)
+    return moved.to(z.dtype), log_det.to(z.dtype)
 
 
 class _Columns(torch.autograd.Function):
