@@ -212,6 +212,19 @@ FAULTY = {
     "infinite": (lambda m, v: (m + std(v) * eps(m)) / 0, ["z is not finite"]),
     "raises": (raises, ["it raises an error"]),
     "one argument": (lambda m: m, ["it raises an error"]),
+    # places: right on a CPU, and an error on a GPU
+    "noise on the CPU": (
+        lambda m, v: m + std(v) * torch.randn(m.shape),
+        ["the noise is on the wrong device"],
+    ),
+    "rand on the CPU": (
+        lambda m, v: m + std(v) * torch.special.ndtri(torch.rand(m.shape, dtype=torch.float64)),
+        ["z has the wrong dtype"],
+    ),
+    "normal on the CPU": (
+        lambda m, v: m + std(v) * torch.empty(m.shape).normal_(),
+        ["the noise is on the wrong device"],
+    ),
     # modules
     "always": (Always(), ["it still samples in evaluation mode"]),
     "never": (Never(), ["it does not sample in training mode"]),
@@ -229,6 +242,36 @@ def test_each_fault_is_named(name):
         report = check_sampler(sampler, seed=seed)
         assert names(report) == wanted, report
         assert not report.ok and all(f.evidence and f.cure for f in report.findings)
+
+
+def test_float32_noise_for_float64_is_remarked_on():
+    report = check_sampler(lambda m, v: m + std(v) * torch.randn(m.shape).to(m))
+    assert report.ok
+    assert [r.name for r in report.remarks] == ["the noise is float32 for float64 input"]
+    assert "no fault found\n· the noise is float32" in str(report)
+    assert not check_sampler(reparameterize_gaussian).remarks
+
+
+def test_tensors_of_the_sampler_s_own_are_no_noise_on_the_wrong_device():
+    """They move with a module; and what a sampler looks at has no value on the meta device."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("one", torch.ones(4))
+
+        def forward(self, mu, log_var):
+            if not self.training:
+                return mu
+            return mu + self.one * std(log_var) * torch.randn(mu.shape).to(mu.device)
+
+    def looking(mu, log_var):
+        noise = torch.randn(mu.shape).to(mu)
+        return mu + std(log_var) * noise if bool(noise.isfinite().all()) else mu
+
+    one = torch.ones(4)
+    for sampler in (Scaled(), looking, lambda m, v: m + one * std(v) * eps(m)):
+        assert check_sampler(sampler).ok
 
 
 def test_the_stated_power():
@@ -254,7 +297,7 @@ def test_a_check_leaves_mode_and_random_stream_alone():
 def test_on_a_gpu():
     assert check_sampler(reparameterize_gaussian, device="cuda").ok
     assert names(check_sampler(lambda m, v: torch.randn(m.shape) * v + m, device="cuda")) == [
-        "it raises an error"
+        "the noise is on the wrong device"
     ]
 
 

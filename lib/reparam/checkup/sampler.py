@@ -160,7 +160,7 @@ def _elsewhere(sampler) -> list[Finding]:
             sampler(mu, mu.clone())
     except Exception as error:  # a sampler may look at values, which a meta tensor has not
         places = {noise.device for noise in draws.noise} - {mu.device}
-        if places and "not on the expected device" in str(error):
+        if places and isinstance(error, RuntimeError) and "device" in str(error):
             return [
                 Finding(
                     "the noise is on the wrong device",
