@@ -35,7 +35,7 @@ DRAGGED = {
     "raw_to_sigma": "Raw output r",
     "simplex": "Temperature τ",
     "transport": "Parameter θ",
-    "warped_grid": "w·u (radial: β)",
+    "warped_grid": "w·u or β",
 }  # elsewhere: Mean μ
 MU_HANDLES = ["fresh_or_frozen", "mu_sigma_epsilon"]
 GUESS = {

@@ -200,7 +200,7 @@ const spec = {
   },
   story: (view) => view.seen
     ? `<p><b>What was to be found.</b> ${view.state.claim} The gray bar is the traced sample's gap, the green arrow its slide. For ${view.family.label === "two Gaussians" ? "the two Gaussians" : `the ${view.family.label}`}, dz/d${view.family.sign} is ${view.family.rule}.</p>` +
-      `<p class="small"><b>Limits.</b> Even u show the map; they are no random draws. Bar and green arrow are whole steps from the dashed curve; bar over density is the speed of small ones. In several dimensions other slides keep u, too.</p>` : "",
+      `<p class="small"><b>Limits.</b> Even u show the map; they are no random draws. Bar and green arrow are whole steps from the dashed curve; only in small ones is the arrow the bar over the density. In several dimensions other slides keep u, too.</p>` : "",
   table: (view) => ({
     caption: `All samples: ${view.family.label}, ${view.shown.now}. The gap is \u2212∂F/∂${view.family.sign}.`,
     head: ["u", "z", "gap", "p(z)", `dz/d${view.family.sign}`],

@@ -86,7 +86,7 @@ function layout({ width, font, room }, view) {
   const narrow = width < 34 * font;
   const f = narrow ? Math.min(font, 13) : font;
   const left = f * 1.8, top = f * (narrow ? 5.4 : 4), under = f * 1.5;
-  const size = narrow ? Math.min(width - left - 6, room ? room * 0.5 : 400) : Math.min(width * 0.56, room ? room - top - under : 440);
+  const size = narrow ? Math.min(width - left - 6, room ? room * 0.5 : 400) : Math.min(width * 0.5, room ? room - top - under : 440);
   const bottom = top + size;
   const tall = narrow ? Math.min(size, 170) : Math.min(size * 0.56, width - size - left - f * 4);
   const lines = narrow ? bottom + under + f * 1.4 : bottom - f * 4.6;
@@ -96,7 +96,7 @@ function layout({ width, font, room }, view) {
   // The handle hangs on a point of the line w·z = 0 that the grid leaves free.
   const base = [1.92, -2.56], tip = [base[0] + view.arm[0], base[1] + view.arm[1]];
   return {
-    font: f, narrow, left, top, size, bottom, lines, x, y, base, tip,
+    width, font: f, narrow, left, top, size, bottom, lines, x, y, base, tip,
     box: [from, start, from + (narrow ? size : Math.min(width - from - 4, tall * 1.3)), start + tall],
     height: (narrow ? start + tall : bottom) + under + 4,
     value: (px) => (scale(left, left + size, -FRAME, FRAME)(px) - tip[0]) / ALONG + view.raw,
@@ -104,7 +104,7 @@ function layout({ width, font, room }, view) {
 }
 
 const handles = ({ sign, raw }, { x, y, tip, value }) => [
-  { key: "pull", x: x(tip[0]), y: y(tip[1]), value, shape: "dot", kind: "red", label: "w·u (radial: β)", text: `${sign} = ${fix(raw, 2)}` },
+  { key: "pull", x: x(tip[0]), y: y(tip[1]), value, shape: "dot", kind: "red", label: "w·u or β", text: `${sign} = ${fix(raw, 2)}` },
 ];
 
 function draw(view, l) {
@@ -112,7 +112,7 @@ function draw(view, l) {
   const out = [];
   const loop = (points) => "M" + points.map(([a, b]) => `${at(x(a))} ${at(y(b))}`).join("L") + "Z";
   out.push('<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><path class="red" d="M0 0V6"/></pattern>');
-  out.push(text(0, font, `${view.n} × ${view.n} cells of N(0, I), after the layer` + (narrow ? "" : ". Darker is denser.")));
+  out.push(text(0, font, `${view.n} × ${view.n} cells of N(0, I), after the layer` + (narrow ? "" : ". Darker: denser.")));
   const key = (column, row, style, words) => {
     const [a, b] = narrow ? [0, font * (2.4 + 1.3 * row)] : [column, font * 2.4];
     out.push(`<path ${style} d="M${a} ${at(b - font * 0.7)}h14v10h-14Z"/>`, text(a + 20, b, words));
@@ -161,8 +161,9 @@ function draw(view, l) {
   if (view.sources.length > 1) out.push(line("", from, q(layer.g(view.t)), to, q(layer.g(view.t))));
   view.sources.forEach(({ t }) => { if (Math.abs(t) < PROFILE) out.push(dot("open", p(t), q(layer.g(t)), 4)); });
   out.push(dot("green", p(view.t), q(layer.g(view.t)), 4));
+  const span = Math.min(font * 17.5, l.width - from - 4);
   [HEAD, ...view.rows].forEach((row, i) => row.forEach((words, k) =>
-    out.push(text((narrow ? left : from) + font * [0, 13, 17.5][k], lines + font * 1.4 * i, words, k ? "end" : "start", i % 3 ? "" : "bold"))));
+    out.push(text((narrow ? left : from) + span * [0, 0.74, 1][k], lines + font * 1.4 * i, words, k ? "end" : "start", i % 3 ? "" : "bold"))));
   return out.join("");
 }
 
@@ -196,10 +197,10 @@ const spec = {
     },
   },
   controls: [
-    { key: "pull", label: "w·u (radial: β)", text: (v) => fix(v, 2) },
+    { key: "pull", label: "w·u or β", text: (v) => fix(v, 2) },
     { key: "across", label: "u across w", text: (v) => fix(v, 1), show: (view) => view.seen && view.planar },
     { key: "layer", label: "Layer", options: [["planar", "planar"], ["radial", "radial"]], show: seen },
-    { key: "safe", label: "Constrained, as in the library", options: [["no", "no"], ["yes", "yes"]], show: seen },
+    { key: "safe", label: "Constrained as in the library", options: [["no", "no"], ["yes", "yes"]], show: seen },
   ],
   moved(state) {
     if (state.pull < -1.1) state.seen = "yes";
@@ -218,7 +219,7 @@ const spec = {
   },
   story: (view) => view.seen
     ? `<p><b>What was to be found.</b> ${view.state.claim} Where three points land on one, it counts one. So an invertible layer cannot fold: ${view.safe ? `the constraint keeps ${view.planar ? "w·û" : "β"} = ${fix(view.s, 3)} above ${MINUS}1` : "the library keeps w·û above \u22121 (try “constrained”)"}. A radial layer, z + β(z \u2212 c)/(α + r), folds at β < \u2212α.</p>` +
-      `<p class="small"><b>Limits.</b> One layer, two dimensions, b = 0. Area and mean density are sums over 400 parts. Open dots: what lands with the cell's middle.</p>` : "",
+      `<p class="small"><b>Limits.</b> One layer, two dimensions, b = 0. Area and density are sums over 400 parts. Open dots: what lands with the cell's middle.</p>` : "",
   table: (view) => ({ caption: `${view.sign} = ${fix(view.s, 3)}`, head: HEAD, rows: view.rows }),
 };
 
