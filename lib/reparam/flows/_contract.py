@@ -38,6 +38,8 @@ class Flow(nn.Module):
     Derived in chapter 6. Source: Rezende and Mohamed (2015), https://arxiv.org/abs/1505.05770.
     """
 
+    by_columns = False  # whether it is quicker where z lies column by column
+
     def __init__(self, dim: int, context_dim: int = 0):
         super().__init__()
         check_count("dim", dim)
@@ -72,40 +74,50 @@ class Flow(nn.Module):
         raise NotImplementedError
 
     def _check(self, z: Tensor, context: Tensor | None) -> None:
-        given = {"z": z} if context is None else {"z": z, "context": context}
-        check_float(**given)
-        weight = next(self.parameters(), None)
-        check_alike(**({} if weight is None else {"weights": weight}), **given)
-        for name, tensor, wanted in (("z", z, self.dim), ("context", context, self.context_dim)):
-            if tensor is None:
-                continue
-            if wanted == 0:
-                raise ValueError(
-                    f"{type(self).__name__} was made without a context, got one of shape "
-                    f"{tuple(tensor.shape)}: pass context_dim={tensor.shape[-1:].numel()}"
-                )
-            if tensor.ndim == 0 or tensor.shape[-1] != wanted:
-                raise ValueError(
-                    f"{type(self).__name__} wants {name} of shape [..., {wanted}], got "
-                    f"{tuple(tensor.shape)}"
-                )
-            if is_infinite(tensor):
-                raise ValueError(f"{name} holds infinite values")
-        if self.context_dim and context is None:
+        self._check_one("z", z, self.dim)
+        self.check_context(context)
+        if context is not None and joint_shape(z.shape[:-1], context.shape[:-1]) != z.shape[:-1]:
             raise ValueError(
-                f"{type(self).__name__} has context_dim={self.context_dim} and wants a context of "
-                f"shape [..., {self.context_dim}], got none"
+                f"context of shape {list(context.shape)} does not broadcast to the leading "
+                f"dimensions of z, shape {list(z.shape)}"
+            )
+
+    def check_context(self, context: Tensor | None) -> None:
+        """It is there if and only if it is wanted, and of the right length."""
+        name, wanted = type(self).__name__, f"shape [..., {self.context_dim}]"
+        if context is None and self.context_dim:
+            raise ValueError(
+                f"{name} has context_dim={self.context_dim} and wants a context of {wanted}, got "
+                "none"
+            )
+        if context is not None and not self.context_dim:
+            raise ValueError(
+                f"{name} was made without a context and got one: pass context_dim to its flows, or "
+                "leave the context out"
             )
         if context is not None:
-            try:
-                joint = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
-            except RuntimeError:
-                joint = None
-            if joint != z.shape[:-1]:
-                raise ValueError(
-                    f"context of shape {tuple(context.shape)} does not broadcast to the leading "
-                    f"dimensions of z, shape {tuple(z.shape)}"
-                )
+            self._check_one("context", context, self.context_dim)
+
+    def _check_one(self, name: str, tensor: Tensor, length: int) -> None:
+        check_float(**{name: tensor})
+        for weight in self.parameters():
+            check_alike(weights=weight, **{name: tensor})
+            break
+        if tensor.ndim == 0 or tensor.shape[-1] != length:
+            raise ValueError(
+                f"{type(self).__name__} wants {name} of shape [..., {length}], got "
+                f"{list(tensor.shape)}"
+            )
+        if is_infinite(tensor):
+            raise ValueError(f"{name} holds infinite values")
+
+
+def joint_shape(*shapes: torch.Size) -> torch.Size | None:
+    """What shapes broadcast to; None if they do not."""
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        return None
 
 
 class FlowSequence(Flow):
@@ -147,7 +159,8 @@ class FlowSequence(Flow):
 
     def _through(self, way: str, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         start, total = z, 0.0
-        if by_columns := context is None and is_plain():
+        by_columns = context is None and is_plain() and all(f.by_columns for f in self.flows)
+        if by_columns:
             z = _Columns.apply(z.reshape(-1, self.dim))
         for _, flow in self._numbered(way):
             z, log_det = getattr(flow, way)(z, context if flow.context_dim else None)

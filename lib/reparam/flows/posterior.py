@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, constraints
 
 from reparam._checks import check_float
 from reparam._functions import Function, is_plain
-from reparam.flows._contract import Flow, FlowSequence
+from reparam.flows._contract import Flow, FlowSequence, joint_shape
 
 __all__ = ["NormalizingFlowPosterior"]
 
@@ -74,20 +74,24 @@ class NormalizingFlowPosterior(Distribution):
                 f"{list(base.batch_shape)} and event_shape {list(base.event_shape)}"
                 + ("" if base.event_shape else ": use Independent(base, 1)")
             )
+        if base.support.is_discrete:
+            raise ValueError(
+                f"base must have a density, which flows transform, and {type(base).__name__} is "
+                "discrete: use Independent(Normal(mu, sigma), 1)"
+            )
+        flows.check_context(context)
         batch_shape = base.batch_shape
         if context is not None:
-            check_float(context=context)
-            try:
-                batch_shape = torch.broadcast_shapes(batch_shape, context.shape[:-1])
-            except RuntimeError:
-                raise ValueError(
-                    f"context of shape {list(context.shape)} does not fit base, which has "
-                    f"batch_shape {list(base.batch_shape)}"
-                ) from None
+            batch_shape = joint_shape(batch_shape, context.shape[:-1])
+        if batch_shape is None:
+            raise ValueError(
+                f"context of shape {list(context.shape)} does not fit base, which has "
+                f"batch_shape {list(base.batch_shape)}"
+            )
         self.base = base if batch_shape == base.batch_shape else base.expand(batch_shape)
         self.flows = flows
         self.context = context
-        self._drawn: tuple = (lambda: None, None, None)
+        self._drawn = None
         super().__init__(batch_shape, base.event_shape, validate_args=validate_args)
 
     @property
@@ -104,7 +108,7 @@ class NormalizingFlowPosterior(Distribution):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         z, log_q = self.rsample_and_log_prob(sample_shape)
-        if is_plain():
+        if is_plain() and not z.is_inference():
             self._drawn = weakref.ref(z), log_q, self._versions(z)
         return z
 
@@ -123,25 +127,35 @@ class NormalizingFlowPosterior(Distribution):
         Of the tensor that `rsample` of this object returned last, its gradient is that along the
         path.
         """
-        ref, log_q, versions = self._drawn
-        known = ref() is value and versions == self._versions(value)
-        # What was drawn without a graph cannot give a gradient that is asked for now.
-        if known and (log_q.requires_grad or not torch.is_grad_enabled()):
-            return log_q
+        if self._drawn is not None:
+            ref, log_q, versions = self._drawn
+            known = ref() is value and versions == self._versions(value)
+            # What was drawn without a graph cannot give a gradient that is asked for now.
+            if known and (log_q.requires_grad or not torch.is_grad_enabled()):
+                return log_q
         check_float(value=value)
         if value.ndim == 0 or value.shape[-1] != self.flows.dim:
             raise ValueError(
                 f"value must have shape [..., {self.flows.dim}], got {list(value.shape)}"
             )
+        shape = joint_shape(value.shape[:-1], self.batch_shape)
+        if shape is None:
+            raise ValueError(
+                f"value of shape {list(value.shape)} does not broadcast with batch_shape "
+                f"{list(self.batch_shape)} and event_shape {list(self.event_shape)}"
+            )
         if self.context is not None:
-            shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
             value = value.expand(*shape, -1)
         z_0, log_det = self.flows.inverse(value, self.context)
         return self.base.log_prob(z_0) + log_det
 
     def _versions(self, z: Tensor) -> list[int]:
         """What tells whether the sample or a parameter was changed in place since it was drawn."""
-        return [z._version, *(p._version for p in self.flows.parameters())]
+        base = self.base
+        while isinstance(base, Independent):
+            base = base.base_dist
+        tensors = [z, self.context, *vars(base).values(), *self.flows.parameters()]
+        return [tensor._version for tensor in tensors if isinstance(tensor, Tensor)]
 
 
 class _Joined(Function):
