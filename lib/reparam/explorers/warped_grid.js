@@ -163,7 +163,7 @@ function draw(view, l) {
   out.push(dot("green", p(view.t), q(layer.g(view.t)), 4));
   const span = Math.min(font * 17.5, l.width - from - 4);
   [HEAD, ...view.rows].forEach((row, i) => row.forEach((words, k) =>
-    out.push(text((narrow ? left : from) + span * [0, 0.74, 1][k], lines + font * 1.4 * i, words, k ? "end" : "start", i % 3 ? "" : "bold"))));
+    out.push(text((narrow ? left : from) + span * [0, 0.75, 1][k], lines + font * 1.4 * i, words, k ? "end" : "start", i ? "" : "bold"))));
   return out.join("");
 }
 
@@ -189,7 +189,7 @@ const spec = {
     verdict({ state }) {
       const [words, why] = {
         zero: ["below 0", "Before, the two sides only move closer."],
-        one: [`below ${MINUS}1`, "There it is 0."],
+        one: [`below ${MINUS}1`, `At ${MINUS}1 it is 0.`],
         two: [`below ${MINUS}2`, "Points near the line collide sooner."],
         never: ["never", "The two sides pass each other."],
       }[state.guess];
