@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reparam._checks import any_true, check_finite
-from reparam._functions import graph_of
+from reparam._functions import graph_of, is_plain
 
 __all__ = ["implicit_reparameterization"]
 
@@ -56,14 +56,14 @@ def implicit_reparameterization(
             raise TypeError(f"{name} must be a function of z, got {type(function).__name__}")
     check_finite(z=z)
     z = z.detach()
-    quantile, pull_back = torch.func.vjp(lambda z: _checked_quantile(cdf(z), z), z)
+    quantile = _checked_quantile(cdf(z), z)
     if lacks_derivative(quantile):
         raise ValueError(
             "cdf needs a derivative that torch does not have, that of the incomplete gamma "
             "function in its first argument: use rsample of torch's Gamma, Beta, Dirichlet or "
             "StudentT, which find it by other means"
         )
-    density = _checked_density(z, quantile.detach(), pull_back, log_prob)
+    density = _checked_density(z, quantile.detach(), pull_back_of(cdf, z), log_prob)
     return implicit_path(z, quantile, cdf, lambda rise: rise / density)
 
 
@@ -86,6 +86,21 @@ def implicit_path(
     path = z - steps_for(quantile - fixed)
     path = path - steps_for(cdf(path) - fixed)
     return z + (path - path.detach())  # whatever rounding did, the value is the sample's
+
+
+def pull_back_of(function: Callable[[Tensor], Tensor], z: Tensor) -> Callable[[Tensor], Tensor]:
+    """What maps slopes in `function(z)` to slopes in `z`, as `torch.func.vjp`, which is slow."""
+    if not is_plain():
+        pull_back = torch.func.vjp(function, z)[1]
+        return lambda slope: pull_back(slope)[0]
+    with torch.enable_grad():
+        point = z.detach().requires_grad_()
+        value = function(point)
+    if not value.requires_grad:  # then it does not depend on z, and on nothing else
+        return torch.zeros_like
+    return lambda slope: torch.autograd.grad(
+        value, point, slope, retain_graph=True, materialize_grads=True
+    )[0]
 
 
 def lacks_derivative(value: Tensor) -> bool:
@@ -117,15 +132,15 @@ def _checked_quantile(quantile: Tensor, z: Tensor) -> Tensor:
 def _checked_density(
     z: Tensor,
     quantile: Tensor,
-    pull_back: Callable[[Tensor], tuple[Tensor]],
+    pull_back: Callable[[Tensor], Tensor],
     log_prob: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
     """The derivative of `cdf` in each entry of `z`, or `exp(log_prob)`, which must be the same."""
     # A sign for each entry comes back as it is where no entry has a part in another's value.
     signs = torch.arange(z.numel(), device=z.device).cos().sign().to(z.dtype).reshape(z.shape)
-    slope = signs * pull_back(signs)[0]
+    slope = signs * pull_back(signs)
     if log_prob is None:
-        density = pull_back(torch.ones_like(z))[0]
+        density = pull_back(torch.ones_like(z))
         wrong = (slope - density).abs() > 1e-3 * density.abs()
     else:
         density = _like(z, "log_prob", log_prob(z)).exp()

@@ -71,18 +71,18 @@ class Logistic(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         x, scale = self._standardized(value)
         log_prob = F.logsigmoid(x) + F.logsigmoid(-x) - scale.log()  # F' = F (1 - F) / scale
-        return log_prob.to(torch.result_type(value, self.loc))
+        return log_prob.to(torch.promote_types(value.dtype, self.loc.dtype))
 
     def cdf(self, value: Tensor) -> Tensor:
         cdf = self._standardized(value)[0].sigmoid()
-        return cdf.to(torch.result_type(value, self.loc))
+        return cdf.to(torch.promote_types(value.dtype, self.loc.dtype))
 
     def icdf(self, value: Tensor) -> Tensor:
         if self._validate_args and any_true(~((value >= 0) & (value <= 1))):
             raise ValueError("icdf takes probabilities, between 0 and 1")
         loc, scale = self._wide()
-        z = loc + scale * torch.logit(value.to(torch.promote_types(value.dtype, torch.float32)))
-        return z.to(torch.result_type(value, self.loc))
+        z = loc + scale * torch.logit(value.to(torch.promote_types(value.dtype, loc.dtype)))
+        return z.to(torch.promote_types(value.dtype, self.loc.dtype))
 
     @property
     def mean(self) -> Tensor:
@@ -112,4 +112,5 @@ class Logistic(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         loc, scale = self._wide()
-        return (value - loc) / scale, scale
+        wide = value.to(torch.promote_types(value.dtype, loc.dtype))
+        return (wide - loc) / scale, scale

@@ -17,8 +17,8 @@ from torch.distributions import (
     Normal,
 )
 
-from reparam._checks import any_true
-from reparam.distributions.implicit import implicit_path, lacks_derivative
+from reparam._checks import any_true, check_alike
+from reparam.distributions.implicit import implicit_path, lacks_derivative, pull_back_of
 from reparam.distributions.logistic import Logistic
 
 __all__ = ["Mixture"]
@@ -76,6 +76,8 @@ class Mixture(MixtureSameFamily):
         _check_components(component_distribution)
         components = _unchecked(component_distribution)
         super().__init__(mixture_distribution, components, validate_args)
+        parameters = {name: getattr(self._base, name) for name in self._base.arg_constraints}
+        check_alike(weights=mixture_distribution.logits, **parameters)
         # torch leaves this to broadcasting, which then fails in `sample` and misleads `mean`.
         shape = torch.broadcast_shapes(mixture_distribution.batch_shape, self.batch_shape)
         self.__dict__.update(self.expand(shape).__dict__)
@@ -89,9 +91,8 @@ class Mixture(MixtureSameFamily):
     def sample(self, sample_shape=()) -> Tensor:
         sample_shape = torch.Size(sample_shape)
         if 0 in sample_shape:  # which torch's Categorical refuses
-            return self.component_distribution.sample(sample_shape).select(
-                -1 - self._event_ndims, 0
-            )
+            of_each = self.component_distribution.sample(sample_shape)
+            return of_each.select(-1 - self._event_ndims, 0)
         return super().sample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -105,12 +106,11 @@ class Mixture(MixtureSameFamily):
         sample = self.sample(sample_shape)
         z = sample if self._event_ndims else sample.unsqueeze(-1)  # [..., D]
         sign = self._nearer_tail(z)
-        quantile, _ = self._quantile(z, sign)
+        quantile, shares = self._quantile(z, sign)
         if sign is None and lacks_derivative(quantile):
             raise self._without_cdf()
-        path = implicit_path(
-            z, quantile, lambda z: self._quantile(z, sign)[0], self._steps_at(z, sign)
-        )
+        steps_for = self._steps_at(z, sign, quantile.detach(), shares.detach())
+        path = implicit_path(z, quantile, lambda z: self._quantile(z, sign)[0], steps_for)
         return path if self._event_ndims else path.squeeze(-1)
 
     # --- details; z is [..., D], what belongs to a component [..., K, D] -------------------------
@@ -127,16 +127,16 @@ class Mixture(MixtureSameFamily):
     def _log_weights(self, z: Tensor) -> Tensor:
         """Of the components at each coordinate, given the earlier ones."""
         log_weights = self.mixture_distribution.logits.unsqueeze(-1)
-        if z.shape[-1] > 1:
-            seen = self._of_each(self._base.log_prob, z)[..., :-1].cumsum(-1)
-            log_weights = log_weights + F.pad(seen, (1, 0))
-        return log_weights.log_softmax(-2)
+        if z.shape[-1] == 1:
+            return log_weights
+        seen = self._of_each(self._base.log_prob, z)[..., :-1].cumsum(-1)
+        return (log_weights + F.pad(seen, (1, 0))).log_softmax(-2)
 
     def _quantile(self, z: Tensor, sign: Tensor | None) -> tuple[Tensor, Tensor]:
         """What stays while `z` moves, `[..., D]`, and the share of each component in it.
 
-        It is the logarithm of the mass below `z` (`sign` 1) or above it (-1), each component's
-        divided by all of it; or, without a sign, the mass below itself.
+        It is the logarithm of the mass below `z` (`sign` 1) or above it (-1), to which components
+        contribute logarithms; or, without a sign, the mass below itself, of which they have parts.
         """
         log_weights = self._log_weights(z)
         if sign is None:
@@ -146,8 +146,7 @@ class Mixture(MixtureSameFamily):
         masses = log_weights + log_cdf(
             sign.unsqueeze(-2) * self._of_each(lambda z: (z - q.loc) / q.scale, z)
         )
-        quantile = masses.logsumexp(-2)
-        return quantile, (masses - quantile.unsqueeze(-2)).exp()
+        return masses.logsumexp(-2), masses
 
     @torch.no_grad()
     def _nearer_tail(self, z: Tensor) -> Tensor | None:
@@ -158,9 +157,10 @@ class Mixture(MixtureSameFamily):
         return torch.where(log_cdf > -math.log(2), -1.0, 1.0).to(z.dtype)
 
     @torch.no_grad()
-    def _steps_at(self, z: Tensor, sign: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def _steps_at(
+        self, z: Tensor, sign: Tensor | None, quantile: Tensor, shares: Tensor
+    ) -> Callable[[Tensor], Tensor]:
         """The inverse of the derivative of `_quantile` in `z`, a triangular matrix."""
-        quantile, shares = self._quantile(z, sign)
         log_weights = self._log_weights(z)
         log_density = (log_weights + self._of_each(self._base.log_prob, z)).logsumexp(-2)
         slope = log_density.exp() if sign is None else sign * (log_density - quantile).exp()
@@ -172,9 +172,11 @@ class Mixture(MixtureSameFamily):
         if z.shape[-1] == 1:
             return lambda rise: rise / slope
         points = z.unsqueeze(-2).expand_as(shares)
-        score = torch.func.vjp(self._base.log_prob, points)[1](torch.ones_like(points))[0]
+        score = pull_back_of(self._base.log_prob, points)(torch.ones_like(points))
         # What the weights at coordinate d do to its quantile, times what coordinate j < d does to
         # the weights.
+        if sign is not None:
+            shares = (shares - quantile.unsqueeze(-2)).exp()
         by_weight = shares - log_weights.exp() * shares.sum(-2, keepdim=True)
         jacobian = (by_weight.mT @ score).tril(-1) + torch.diag_embed(slope)
         return lambda rise: torch.linalg.solve_triangular(
