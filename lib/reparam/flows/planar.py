@@ -37,6 +37,8 @@ class PlanarFlow(Flow):
     True
     """
 
+    by_columns = True
+
     def __init__(self, dim: int, context_dim: int = 0):
         super().__init__(dim, context_dim)
         self.u = nn.Parameter(0.01 * torch.randn(dim))

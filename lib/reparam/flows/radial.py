@@ -35,6 +35,8 @@ class RadialFlow(Flow):
     True
     """
 
+    by_columns = True
+
     def __init__(self, dim: int, context_dim: int = 0):
         super().__init__(dim, context_dim)
         self.center = nn.Parameter(torch.randn(dim))
@@ -63,8 +65,8 @@ class RadialFlow(Flow):
         sign = torch.where(p > 0, 1.0, -1.0).to(p)
         larger = (sign * p + torch.sqrt(p * p + 4 * length)) / 2
         s = torch.where(p > 0, length / larger, larger)
-        back = torch.expm1(x) / (torch.exp(x) + s)
-        return y - back[..., None] * away, -log_det(s, x, self.dim)
+        shorter = (1 + s) / (torch.exp(x) + s)
+        return center + shorter[..., None] * away, -log_det(s, x, self.dim)
 
 
 def radial(z: Tensor, center: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
