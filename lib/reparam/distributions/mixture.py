@@ -48,7 +48,8 @@ class Mixture(MixtureSameFamily):
         mixture_distribution: `Categorical`, over K components.
         component_distribution: continuous variables of one dimension, with a differentiable `cdf`,
             of batch shape `[..., K]`; or vectors of them, `Independent(..., 1)`.
-        validate_args: whether to check values; torch's default if None.
+        validate_args: whether to check values; torch's default if None. Its check wants every
+            component to allow a value: pass False where their supports differ.
 
     Raises:
         ValueError: if the distributions are of other kinds or do not fit each other; in `rsample`,
