@@ -1,12 +1,15 @@
 """Stored results: untouched, made by the script beside them, and made again when run."""
 
+import copy
 import json
 import math
 import shutil
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 import torch
 
@@ -15,6 +18,9 @@ from reparam.long_runs import (
     blocked_encoder,
     estimators_in_a_vae,
     estimators_on_digits,
+    flow_costs,
+    flows_on_digits,
+    flows_on_energies,
     load,
     vae_seeds,
     write,
@@ -301,3 +307,207 @@ def test_a_short_race_stops_in_time():
     result = estimators_on_digits.run("ReinMax", seed=20, learning_rate=2e-3, seconds=0.4)
     assert len(result["curve"]) == 3 and result["steps"] > 5
     assert -30 < result["test_elbo"] < -20
+
+
+# Chapter 6: flows on the published energies
+
+
+def test_the_energies_are_those_of_the_paper():
+    """Table 1 of Rezende and Mohamed (2015), typed out once more; the wall is beyond |z_1| = 4."""
+    z = np.random.default_rng(0).uniform([-4, -3], [4, 3], (500, 2))
+    z1, z2 = z.T
+    w1, w2 = np.sin(2 * np.pi * z1 / 4), 3 * np.exp(-0.5 * ((z1 - 1) / 0.6) ** 2)
+    w3 = 3 / (1 + np.exp(-(z1 - 1) / 0.3))
+
+    def bell(x, width):
+        return np.exp(-0.5 * (x / width) ** 2)
+
+    expected = {
+        "U1": 0.5 * ((np.hypot(z1, z2) - 2) / 0.4) ** 2
+        - np.log(bell(z1 - 2, 0.6) + bell(z1 + 2, 0.6)),
+        "U2": 0.5 * ((z2 - w1) / 0.4) ** 2,
+        "U3": -np.log(bell(z2 - w1, 0.35) + bell(z2 - w1 + w2, 0.35)),
+        "U4": -np.log(bell(z2 - w1, 0.4) + bell(z2 - w1 + w3, 0.35)),
+    }
+    assert expected.keys() == flows_on_energies.ENERGIES.keys()
+    for name, energy in flows_on_energies.ENERGIES.items():
+        np.testing.assert_allclose(energy(torch.from_numpy(z)).numpy(), expected[name], rtol=1e-9)
+    beyond = torch.tensor([[5.0, math.sin(2.5 * math.pi)]], dtype=torch.float64)
+    assert flows_on_energies.wave(beyond).item() == pytest.approx(0.5 * (1 / 0.5) ** 2)
+
+
+def test_the_partition_functions():
+    """In closed form where z_2 given z_1 is Gaussian, and for U1 by SciPy in polar coordinates."""
+    stored = load("flows_on_energies")["log_partition"]
+    along = 8 + 0.5 * math.sqrt(2 * math.pi)  # of exp(-wall)
+    for name, width in (("U2", 0.4), ("U3", 0.35 + 0.35), ("U4", 0.4 + 0.35)):
+        assert stored[name] == pytest.approx(math.log(along * width * math.sqrt(2 * math.pi)))
+
+    def ring(angle, r):
+        ends = sum(math.exp(-0.5 * ((r * math.cos(angle) - end) / 0.6) ** 2) for end in (2, -2))
+        return r * math.exp(-0.5 * ((r - 2) / 0.4) ** 2) * ends
+
+    integral, _ = scipy.integrate.dblquad(ring, 0, 6, 0, 2 * math.pi)
+    assert stored["U1"] == pytest.approx(math.log(integral), abs=1e-6)
+
+
+def test_the_exact_kl_of_a_gaussian_is_the_closed_form():
+    model = flows_on_energies.Approximation([])
+    with torch.no_grad():
+        model.mu.copy_(torch.tensor([0.5, -1.0]))
+        model.log_sigma.copy_(torch.tensor([0.3, -0.7]))
+    mu, sigma = model.mu.double(), model.log_sigma.double().exp()
+    expected = (mu**2 + sigma**2 - 1 - 2 * sigma.log()).sum() / 2
+    kl = flows_on_energies.exact_kl(model, lambda z: z.square().sum(-1) / 2)
+    assert kl == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("family", "error"), [("planar, 2", 1e-6), ("spline, 4", 2e-4)])
+def test_the_exact_kl_is_the_same_over_the_samples_and_over_their_noise(family, error):
+    """By log_prob on a grid of z, which inverts the flows, against the sum over the noise.
+
+    A density made of splines has kinks at their knots, where sums over a grid are less exact.
+    """
+    models = flows_on_energies.fit(family, ["U1"], [7], steps=60)["U1"]
+    z, cell = flows_on_energies.grid(8.0, 601)
+    with torch.no_grad():
+        log_q = copy.deepcopy(models[0]).double().posterior().log_prob(z)
+        q = log_q.exp() * cell
+        kl = (q * (log_q + flows_on_energies.ring(z))).sum().item()
+    kl += load("flows_on_energies")["log_partition"]["U1"]
+    assert q.sum().item() == pytest.approx(1, abs=error)
+    over_noise = flows_on_energies.exact_kl(models[0], flows_on_energies.ring)
+    assert over_noise == pytest.approx(kl, abs=error)
+
+
+def test_the_fits_are_complete_and_their_summaries_are_those_of_the_seeds():
+    fits = load("flows_on_energies")["fits"]
+    assert fits.keys() == flows_on_energies.ENERGIES.keys()
+    for by_family in fits.values():
+        assert list(by_family) == flows_on_energies.FITTED
+        for one in by_family.values():
+            assert len(one["kl"]) == len(flows_on_energies.SEEDS) >= 5 and min(one["kl"]) > 0
+            assert one["mean"] == pytest.approx(statistics.mean(one["kl"]), abs=1e-4)
+            error = statistics.stdev(one["kl"]) / len(one["kl"]) ** 0.5
+            assert one["standard_error"] == pytest.approx(error, abs=2e-4)
+            assert one["grid_error"] < 5e-3  # of the coarser grid
+            picture = flows_on_energies.density(one["picture"])
+            assert picture.shape == (flows_on_energies.PIXELS, flows_on_energies.PIXELS)
+            assert picture.max() == 1 and picture.min() == 0
+
+
+def test_what_chapter_6_says_of_the_fits():
+    fits = load("flows_on_energies")["fits"]
+    for by_family in fits.values():
+        kl = {family: one["mean"] for family, one in by_family.items()}
+        assert kl["Gaussian"] > kl["planar, 2"] > kl["planar, 8"] > kl["planar, 32"]
+
+
+def test_a_short_fit_agrees():
+    """Between the full fits with eight and with two flows, as the stored short ones are."""
+    data = load("flows_on_energies")
+    fresh = flows_on_energies.fit(
+        flows_on_energies.SHORT_FAMILY, ["U1"], [20], flows_on_energies.SHORT_STEPS
+    )["U1"]
+    kl = flows_on_energies.exact_kl(fresh[0], flows_on_energies.ring, points=401)
+    full = data["fits"]["U1"]
+    for one in (kl, *data["short"]["U1"]):
+        assert max(full["planar, 8"]["kl"]) < one < min(full["planar, 2"]["kl"])
+
+
+def test_the_wrong_prior_makes_the_objective_negative_and_the_kl_huge():
+    """A KL is never negative: the objective with the prior at z_0 is none."""
+    stored = load("flows_on_energies")["collapse"]
+    assert max(stored["z_0"]["objective"]) < -4 and min(stored["z_0"]["kl"]) > 100
+    assert max(stored["z_K"]["kl"]) < 0.01
+    assert stored["z_K"]["objective"] == pytest.approx(stored["z_K"]["kl"], abs=2e-4)
+    short = flows_on_energies.collapse("z_0", [20], steps=300)
+    assert short["objective"][0] < -0.5 and short["kl"][0] > 1
+
+
+# Chapter 6: flow posteriors on the digits
+
+
+def test_the_posteriors_on_the_digits_are_complete_and_their_gains_are_paired():
+    data = load("flows_on_digits")
+    assert list(data["posteriors"]) == list(flows_on_digits.POSTERIORS)
+    gaussian = data["posteriors"]["Gaussian"]
+    for one in data["posteriors"].values():
+        assert len(one["elbo"]) == len(flows_on_digits.SEEDS) >= 5
+        for key in ("elbo", "log_likelihood"):
+            gains = [a - b for a, b in zip(one[key], gaussian[key], strict=True)]
+            assert one[f"{key}_gain_mean"] == pytest.approx(statistics.mean(gains), abs=2e-4)
+            error = statistics.stdev(gains) / len(gains) ** 0.5
+            assert one[f"{key}_gain_standard_error"] == pytest.approx(error, abs=2e-4)
+        # The bound with 500 samples is above the one with a single sample.
+        assert all(a > b for a, b in zip(one["log_likelihood"], one["elbo"], strict=True))
+    assert list(data["betas"]) == [f"{beta:g}" for beta in flows_on_digits.BETAS]
+
+
+def test_the_gaussian_posterior_is_that_of_chapter_2():
+    """Same seeds, same model, same epochs."""
+    stored = load("flows_on_digits")["posteriors"]["Gaussian"]["elbo"]
+    assert stored == pytest.approx(load("vae_seeds")["test_elbo"][: len(stored)], abs=0.1)
+
+
+@pytest.mark.parametrize("name", flows_on_digits.SHORT_POSTERIORS)
+def test_a_short_run_on_the_digits_agrees(name):
+    """Ten epochs. A nat is five standard deviations between seeds; half the epochs cost two."""
+    stored = load("flows_on_digits")["short"][name]
+    fresh = flows_on_digits.run(name, seed=20, epochs=flows_on_digits.SHORT_EPOCHS)
+    for key in ("elbo", "log_likelihood", "kl"):
+        assert statistics.stdev(stored[key]) < 1 / 5
+        assert abs(fresh[key] - statistics.mean(stored[key])) < 1
+
+
+def test_what_chapter_6_says_of_the_gains():
+    """Bounds are tighter by up to a fifth of a nat; the likelihood hardly changes."""
+    posteriors = load("flows_on_digits")["posteriors"]
+    for name in ("planar", "affine coupling, amortized", "inverse autoregressive, amortized"):
+        one = posteriors[name]
+        assert 0.1 < one["elbo_gain_mean"] < 0.3
+        assert one["elbo_gain_mean"] > 4 * one["elbo_gain_standard_error"]
+    for one in posteriors.values():
+        assert abs(one["log_likelihood_gain_mean"]) < 0.1
+
+
+# Chapter 6: what flows cost
+
+
+def test_the_costs_are_complete_and_of_positive_time():
+    data = load("flow_costs")
+    assert list(data["times"]) == [str(dim) for dim in flow_costs.DIMS]
+    for dim, by_family in data["times"].items():
+        assert list(by_family) == list(flow_costs.FAMILIES)
+        for family, one in by_family.items():
+            assert one["passes"] == flow_costs.FAMILIES[family][1](int(dim))
+            for task in flow_costs.TASKS:
+                assert 0 < one["least"][task] <= one["median"][task]
+
+
+def test_what_chapter_6_says_of_the_costs():
+    """The slow direction of an autoregressive flow, and that the other one's is the mirror."""
+    for dim, by_family in load("flow_costs")["times"].items():
+        masked, inverse = by_family["masked autoregressive"], by_family["inverse autoregressive"]
+        assert masked["passes"] == inverse["passes"][::-1]
+        if int(dim) == 32:
+            assert masked["least"]["sample"] > 3 * masked["least"]["density"]
+            assert inverse["least"]["density"] > 3 * inverse["least"]["sample"]
+
+
+@pytest.mark.parametrize("family", flow_costs.FAMILIES)
+def test_one_pass_is_one_call_of_each_network(family):
+    """Where the table says D passes, the network is walked through variable by variable."""
+    for way, passes in zip(("forward", "inverse"), flow_costs.FAMILIES[family][1](5), strict=True):
+        stack, calls = flow_costs.flows(family, 5), []
+        for flow in stack.flows:
+            if hasattr(flow, "network"):
+                flow.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        with torch.no_grad():
+            getattr(stack, way)(torch.randn(3, 5))
+        assert len(calls) == (flow_costs.LAYERS * passes if passes < 5 else 0)
+
+
+def test_costs_can_be_measured_in_a_few_rounds():
+    result = flow_costs.measure(2, rounds=1)
+    assert list(result) == list(flow_costs.FAMILIES)
