@@ -206,13 +206,11 @@ class SplineFlow(CouplingFlow):
         self.register_buffer("_left_of", left_of, persistent=False)
 
     def _change(self, z: Tensor, raw: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(z.dtype, torch.float32)
-        raw = raw.unflatten(-1, (-1, z.shape[-1])).to(wide)
+        raw = raw.unflatten(-1, (-1, z.shape[-1]))
         shares = raw[..., : 2 * self.bins, :].unflatten(-2, (2, self.bins)).softmax(-2)
-        left_of, side = self._left_of.to(wide), 2 * self.bound
+        left_of, side = self._left_of.to(z.dtype), 2 * self.bound
         even = left_of.sum(-1, keepdim=True) * (side * LEAST_SHARE / self.bins) - self.bound
         knots = torch.add(even, left_of @ shares, alpha=side * (1 - LEAST_SHARE))
         ends_too = F.pad(raw[..., 2 * self.bins :, :], (0, 0, 1, 1))
         slopes = bounded(ends_too, LOG_SLOPE_BOUND).exp()
-        values, log_slopes = _spline(z.to(wide), knots, slopes, inverse)
-        return values.to(z.dtype), log_slopes.to(z.dtype)
+        return _spline(z, knots, slopes, inverse)

@@ -200,6 +200,7 @@ def test_under_torch_compile():
         torch.testing.assert_close(compiled(z), way(z))
         gradients = [torch.autograd.grad(f(z)[0].square().sum(), z)[0] for f in (compiled, way)]
         torch.testing.assert_close(*gradients)
+    torch.compiler.reset()
 
 
 def test_a_step_of_training_moves_every_layer_but_what_is_masked():
@@ -229,7 +230,7 @@ def test_the_slow_direction_computes_every_unit_once():
     assert count(flow.inverse) == count(flow.forward)
 
 
-# --- extremes, sequences, copies -----------------------------------------------------------------
+# --- extremes, sequences -------------------------------------------------------------------------
 
 
 @each_flow
@@ -281,16 +282,6 @@ def test_sequences_mix_all_variables_and_can_be_undone(flow_type):
     assert (J.abs().amax(0) > 0).all()
 
 
-@each_flow
-def test_saved_and_loaded(flow_type):
-    flow = trained(flow_type, 3)
-    other = flow_type(3, (32, 32)).double()
-    other.load_state_dict(flow.state_dict())
-    z = points(2, 3)
-    torch.testing.assert_close(other(z), flow(z), rtol=0, atol=0)
-    torch.testing.assert_close(copy.deepcopy(flow)(z), flow(z), rtol=0, atol=0)
-
-
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -298,9 +289,6 @@ def test_saved_and_loaded(flow_type):
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        (dict(dim=0), ValueError, "dim must be at least 1"),
-        (dict(dim=2.0), TypeError, "dim must be an int"),
-        (dict(dim=2, context_dim=-1), ValueError, "context_dim must be at least 0"),
         (dict(dim=2, hidden=128), TypeError, r"hidden must be a sequence of widths .* got int"),
         (dict(dim=2, hidden="12"), TypeError, "hidden must be a sequence of widths"),
         (dict(dim=2, hidden=(8, 2.0)), TypeError, "hidden must be an int"),
@@ -311,22 +299,3 @@ def test_saved_and_loaded(flow_type):
 def test_what_a_flow_is_made_of(flow_type, arguments, error, message):
     with pytest.raises(error, match=message):
         flow_type(**arguments)
-
-
-@each_flow
-def test_what_a_flow_is_given(flow_type):
-    flow, with_context = flow_type(3), flow_type(3, context_dim=2)
-    for way in (flow, flow.inverse):
-        with pytest.raises(ValueError, match=r"wants z of shape \[..., 3\], got \(5, 4\)"):
-            way(torch.zeros(5, 4))
-        with pytest.raises(ValueError, match="z holds NaN"):
-            way(torch.full((5, 3), torch.nan))
-        with pytest.raises(ValueError, match="made without a context"):
-            way(torch.zeros(5, 3), torch.zeros(5, 2))
-    for way in (with_context, with_context.inverse):
-        with pytest.raises(ValueError, match=r"wants context of shape \[..., 2\]"):
-            way(torch.zeros(5, 3), torch.zeros(5, 3))
-        with pytest.raises(ValueError, match="does not broadcast"):
-            way(torch.zeros(5, 3), torch.zeros(4, 2))
-        with pytest.raises(ValueError, match="got none"):
-            way(torch.zeros(5, 3))

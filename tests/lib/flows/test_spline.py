@@ -378,6 +378,7 @@ def test_under_torch_compile():
     torch.testing.assert_close(compiled(z, context), both_ways(z, context))
     gradients = [torch.autograd.grad(f(z, context), z)[0] for f in (compiled, both_ways)]
     torch.testing.assert_close(*gradients)
+    torch.compiler.reset()
 
 
 def test_two_of_them_change_all_variables_and_can_be_undone():
@@ -418,13 +419,11 @@ def test_the_density_of_one_variable_integrates_to_1_and_is_learned():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        (dict(dim=0), ValueError, "dim must be at least 1"),
         (dict(dim=2, bins=1), ValueError, "bins must be at least 2"),
         (dict(dim=2, bins=8.0), TypeError, "bins must be an int"),
         (dict(dim=2, bound=0), ValueError, "bound must be positive and finite, got 0"),
         (dict(dim=2, bound=float("inf")), ValueError, "bound must be positive and finite"),
         (dict(dim=2, bound="4"), TypeError, "bound must be a number, got str"),
-        (dict(dim=2, context_dim=-1), ValueError, "context_dim must be at least 0"),
         (dict(dim=2, hidden=128), TypeError, r"hidden must be a sequence of widths .* got int"),
         (dict(dim=2, hidden=(8, 2.0)), TypeError, "hidden must be an int"),
         (dict(dim=2, reverse="yes"), TypeError, "reverse must be True or False"),
@@ -433,17 +432,3 @@ def test_the_density_of_one_variable_integrates_to_1_and_is_learned():
 def test_what_a_flow_is_made_of(arguments, error, message):
     with pytest.raises(error, match=message):
         SplineFlow(**arguments)
-
-
-def test_what_a_flow_is_given():
-    flow, with_context = SplineFlow(3), SplineFlow(3, context_dim=2)
-    for way in (flow, flow.inverse):
-        with pytest.raises(ValueError, match=r"wants z of shape \[..., 3\], got \(5, 4\)"):
-            way(torch.zeros(5, 4))
-        with pytest.raises(ValueError, match="z holds NaN"):
-            way(torch.full((5, 3), torch.nan))
-    for way in (with_context, with_context.inverse):
-        with pytest.raises(ValueError, match=r"wants context of shape \[..., 2\]"):
-            way(torch.zeros(5, 3), torch.zeros(5, 3))
-        with pytest.raises(ValueError, match="got none"):
-            way(torch.zeros(5, 3))
