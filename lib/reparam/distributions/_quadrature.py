@@ -54,3 +54,10 @@ def halley(error: Tensor, inverse_left: Tensor, inverse_right: Tensor, drift: Te
     """
     newton = error / (inverse_left + inverse_right)
     return -newton / (1 - newton * (inverse_right - inverse_left - drift) / 2).clamp(min=0.5)
+
+
+def log_odds_of(u: Tensor) -> Tensor:
+    """`log(u / (1 - u))`, next to 1/2 as well, where `torch.logit` of float32 keeps few digits."""
+    is_middle = (u - 0.5).abs() < 0.25
+    middle = 2 * torch.atanh(2 * torch.where(is_middle, u, 0.5) - 1)
+    return torch.where(is_middle, middle, torch.logit(torch.where(is_middle, 0.25, u)))

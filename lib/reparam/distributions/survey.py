@@ -23,6 +23,8 @@ from torch.distributions import (
 from torch.distributions.transforms import _InverseTransform
 from torch.overrides import TorchFunctionMode
 
+from reparam._functions import graph_of
+
 
 @dataclass(frozen=True)
 class Row:
@@ -298,7 +300,7 @@ class _Noise(TorchFunctionMode):
 def _path(distribution: Distribution, z: Tensor, noise: _Noise) -> str:
     if distribution.support.is_discrete:
         return "straight-through"
-    if any(_is_written(node) for node in _graph_of(z)):
+    if any(_is_written(node) for node in graph_of(z)):
         return "implicit"
     if hasattr(distribution, "temperature"):
         return "relaxation"
@@ -316,16 +318,6 @@ def _is_written(node: torch.autograd.graph.Node) -> bool:
     """Whether a node's derivative is not that of its operations."""
     is_python = isinstance(node, torch.autograd.function.BackwardCFunction)
     return is_python or node.name().startswith(("StandardGamma", "DirichletGrad"))
-
-
-def _graph_of(tensor: Tensor) -> Iterator[torch.autograd.graph.Node]:
-    todo, seen = [tensor.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            todo.extend(parent for parent, _ in node.next_functions)
 
 
 def _is_affine(z: Tensor, noise: Tensor) -> bool:

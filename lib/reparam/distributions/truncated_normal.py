@@ -10,7 +10,7 @@ from torch.distributions.utils import broadcast_all
 
 from reparam._checks import any_true, check_alike, check_float, is_infinite
 from reparam._functions import Function
-from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks
+from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks, log_odds_of
 from reparam.noise import logistic_noise
 
 
@@ -108,7 +108,7 @@ class TruncatedNormal(Distribution):
     def icdf(self, value: Tensor) -> Tensor:
         u = value.to(torch.promote_types(value.dtype, torch.float32))
         inside = (u > 0) & (u < 1)
-        z = self._at_log_odds(torch.logit(torch.where(inside, u, 0.5)))
+        z = self._at_log_odds(log_odds_of(torch.where(inside, u, 0.5)))
         edge = torch.where(u <= 0, self.low, self.high)
         return torch.where(inside | u.isnan(), z, edge)
 

@@ -10,7 +10,7 @@ from torch.distributions.utils import broadcast_all
 
 from reparam._checks import check_alike, check_float, is_infinite
 from reparam._functions import Function
-from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks
+from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks, log_odds_of
 from reparam.noise import logistic_noise
 
 
@@ -114,7 +114,7 @@ class VonMises(Distribution):
         turns = u.detach().floor()
         u = u - turns
         inside = (u > 0) & (u < 1)
-        angle = _Quantile.call(concentration, torch.logit(torch.where(inside, u, 0.5)))[0]
+        angle = _Quantile.call(concentration, log_odds_of(torch.where(inside, u, 0.5)))[0]
         angle = torch.where(inside | u.isnan(), angle, -math.pi)
         z = (loc + angle + 2 * math.pi * turns).to(self.loc.dtype)
         return z.clamp(-math.pi, math.pi)
@@ -142,18 +142,18 @@ class VonMises(Distribution):
 
     def _log_normalizer(self) -> Tensor:
         """`log(2π I₀(κ)) - κ`."""
-        return (2 * self._half_circle().mass).log()
+        return (2 * self._half_circle()[0]).log()
 
     def _mean_of_versine(self) -> Tensor:
         """`E[1 - cos x] = 1 - I₁(κ)/I₀(κ)`, which does not cancel at large κ."""
-        half = self._half_circle()
-        return 2 - half.cosines / half.mass
+        mass, versine = self._half_circle()
+        return versine / mass
 
-    def _half_circle(self):
+    def _half_circle(self) -> tuple[Tensor, Tensor]:
+        """The integrals of `p(s)/p(0)` and of `(1 - cos s) p(s)/p(0)` over `[0, π]`."""
         _, concentration = self._wide()
-        return _left(
-            torch.full_like(concentration, math.pi), concentration, EXACT[concentration.dtype]
-        )
+        s, density = _from_mode(concentration, math.pi, EXACT[concentration.dtype])
+        return density.sum(-1), (2 * (s / 2).sin().square() * density).sum(-1)
 
 
 class _Side(NamedTuple):
@@ -163,21 +163,27 @@ class _Side(NamedTuple):
     cosines: Tensor
 
 
+def _from_mode(concentration: Tensor, end: Tensor | float, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Nodes on `[0, end]`, as far as `p` is not 0, and `p(s)/p(0)` times their weights."""
+    reach = 2 * _arcsine_of_root(rule.folds / (2 * concentration)).detach()
+    s, weights = rule.on(torch.zeros_like(reach), reach.clamp(max=end))
+    return s, torch.exp(-2 * concentration[..., None] * (s / 2).sin().square()) * weights
+
+
 def _left(x: Tensor, concentration: Tensor, rule: Rule) -> _Side:
     """Over `[0, x]`; `p* = p(0)`."""
-    reach = 2 * _arcsine_of_root(rule.folds / (2 * concentration)).detach()
-    end = torch.minimum(x, reach)
-    s, weights = rule.on(torch.zeros_like(end), end)
-    density = torch.exp(-2 * concentration[..., None] * (s / 2).sin().square()) * weights
-    x = x[..., None]
-    cosines = 2 * torch.sin((x + s) / 2) * torch.sin((x - s) / 2)
+    s, density = _from_mode(concentration, x, rule)
+    cosines = 2 * torch.sin((x[..., None] + s) / 2) * torch.sin((x[..., None] - s) / 2)
     return _Side(density.sum(-1), (density * cosines).sum(-1))
 
 
 def _right(x: Tensor, rest: Tensor, concentration: Tensor, rule: Rule) -> _Side:
     """Over `[x, π]`, where `rest = π - x`; `p* = p(x)`."""
-    height = (x / 2).sin().square() + rule.folds / (2 * concentration)
-    reach = (2 * _arcsine_of_root(height) - x).detach()
+    rise = rule.folds / (2 * concentration)
+    height = (x / 2).sin().square() + rise
+    # sin²((x + v)/2) - sin²(x/2) = sin(x + v/2) sin(v/2), since arcsines would cancel at large κ.
+    middle = x / 2 + _arcsine_of_root(height)
+    reach = 2 * torch.asin((rise / middle.sin()).clamp(max=1)).detach()
     # Where it reaches π, `rest` is the finer number.
     end = torch.where(height < 1, torch.minimum(rest, reach), rest)
     v, weights = rule.on(torch.zeros_like(end), end)
@@ -248,7 +254,7 @@ def _slopes(x, rest, concentration) -> tuple[Tensor, Tensor]:
 
 
 def _solve(concentration, log_odds) -> tuple[Tensor, Tensor, Tensor]:
-    size = log_odds.abs().clamp(min=torch.finfo(log_odds.dtype).tiny)
+    size = log_odds.abs().clamp(min=math.sqrt(torch.finfo(log_odds.dtype).tiny))
     # The log-odds of x = |angle|: F_x = 2F - 1.
     wanted = size + torch.log(-torch.expm1(-size)) - math.log(2)
     x, rest = _first_guess(concentration, wanted)
