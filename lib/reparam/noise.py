@@ -1,6 +1,6 @@
 """Noise on open intervals, with its tails right in every floating-point type.
 
-`torch.rand` returns 0 once in 2**24 float32 draws and once in 2**8 bfloat16 draws, and the usual
+`torch.rand` returns 0 once in 2**24 float32 draws and once in 2**9 bfloat16 draws, and the usual
 cures, `u + 1e-7` or `clamp(u, 1e-7)`, cut off or bend a tail, differently in each dtype. All
 noise here starts from exponential noise, drawn and transformed in float32 at least, so that no
 offset is needed anywhere and the 16-bit types round the finished number only.
