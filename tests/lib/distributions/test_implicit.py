@@ -127,6 +127,18 @@ def test_bfloat16_keeps_the_sample_and_a_slope_to_its_digits():
     torch.testing.assert_close(slope, torch.full_like(loc, 2.0), rtol=0.05, atol=0)
 
 
+def test_the_value_is_the_sample_whatever_rounding_does():
+    """With a `cdf` that gives another last digit at each call, as one that is compiled may."""
+    loc, calls = T([0.5, 2.0]), []
+
+    def cdf(z):
+        calls.append(z)
+        return torch.sigmoid(z - loc) + 1e-9 * len(calls)
+
+    z = torch.tensor([1.0, -3.0], dtype=F64)
+    assert torch.equal(implicit_reparameterization(z, cdf).detach(), z)
+
+
 def test_no_graph_where_nothing_wants_one():
     loc, z = T(0.5), torch.zeros(3, dtype=F64)
     cdf = lambda z: torch.sigmoid(z - loc)  # noqa: E731
