@@ -21,6 +21,7 @@ from reparam.long_runs import (
     flow_costs,
     flows_on_digits,
     flows_on_energies,
+    implicit_gradients,
     load,
     vae_seeds,
     write,
@@ -511,3 +512,76 @@ def test_one_pass_is_one_call_of_each_network(family):
 def test_costs_can_be_measured_in_a_few_rounds():
     result = flow_costs.measure(2, rounds=1)
     assert list(result) == list(flow_costs.FAMILIES)
+
+
+# Chapter 5: how right implicit gradients are
+
+
+def largest(name: str, kind: str) -> dict[str, float]:
+    rows = load("implicit_gradients")["accuracy"][name][kind]
+    return {row["parameter"]: row["largest"] for row in rows}
+
+
+def test_every_law_is_measured_in_both_types():
+    data = load("implicit_gradients")
+    assert data["quantiles"] == implicit_gradients.QUANTILES
+    assert list(data["accuracy"]) == list(implicit_gradients.LAWS)
+    for name, (_, parameters) in implicit_gradients.LAWS.items():
+        assert list(data["accuracy"][name]) == ["float64", "float32"]
+        for rows in data["accuracy"][name].values():
+            assert [row["parameter"] for row in rows] == [str(p) for p in parameters]
+            for row in rows:
+                assert row["count"] >= 6 and 0 < row["median"] <= row["largest"] < 1
+
+
+def test_what_chapter_5_says_of_implicit_gradients():
+    """Those of torch keep three digits, in float64 as in float32; ours keep what the type has."""
+    for name in ("torch Gamma", "torch Beta", "torch StudentT"):
+        in_64, in_32 = (largest(name, kind) for kind in ("float64", "float32"))
+        assert 5e-4 < max(in_64.values()) < 0.05
+        assert max(in_32.values()) > 0.9 * max(in_64.values())
+    assert max(largest("torch Gamma", "float64").items(), key=lambda item: item[1])[0] == "0.01"
+    for name in ("reparam VonMises", "reparam TruncatedNormal", "reparam Mixture"):
+        assert max(largest(name, "float64").values()) < 1e-12
+        assert max(largest(name, "float32").values()) < 1e-5
+
+
+def test_what_chapter_5_says_of_samples_at_the_floor():
+    """Their share is the probability of what float32 has no numbers for, by SciPy."""
+    floor = load("implicit_gradients")["floor"]
+    for row in [*floor["float32"], *floor["float64"]]:
+        error = math.sqrt(row["gamma_expected"] * (1 - row["gamma_expected"]) / 100_000)
+        assert abs(row["gamma"] - row["gamma_expected"]) < 6 * error + 1e-9
+    by_concentration = {row["concentration"]: row for row in floor["float32"]}
+    assert by_concentration[0.01]["gamma"] == pytest.approx(0.42, abs=0.01)
+    for row in floor["float32"]:
+        fresh = implicit_gradients.share_at_the_floor(row["concentration"], torch.float32)
+        assert fresh["gamma"] == pytest.approx(row["gamma"], abs=0.01)
+
+
+def test_torch_refuses_second_derivatives_in_its_own_words():
+    data = load("implicit_gradients")["second_derivative"]
+    assert "_standard_gamma_grad" in data["Gamma"] and "twice" in data["Dirichlet"]
+    gamma = implicit_gradients.second_derivative(lambda c: torch.distributions.Gamma(c, 1.0))
+    assert gamma == data["Gamma"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        ("torch Gamma", 0.3),
+        ("torch Gamma", 10.0),
+        ("torch StudentT", 100.0),
+        ("reparam VonMises", 2.0),
+        ("reparam TruncatedNormal", (1e4, math.inf)),
+        ("reparam Mixture", 5.0),
+    ],
+)
+def test_a_short_measurement_of_the_accuracy_agrees(name, parameter):
+    fresh = implicit_gradients.accuracy(name, torch.float64, parameter)
+    rows = load("implicit_gradients")["accuracy"][name]["float64"]
+    stored = next(row for row in rows if row["parameter"] == str(parameter))
+    if name.startswith("torch"):
+        assert fresh["largest"] == pytest.approx(stored["largest"], rel=1e-3)
+    else:  # rounding, which differs between processors
+        assert fresh["largest"] < 10 * stored["largest"]
