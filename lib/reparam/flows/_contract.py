@@ -158,13 +158,14 @@ class FlowSequence(Flow):
         return list(enumerate(self.flows, 1))[:: 1 if way == "_map" else -1]
 
     def _through(self, way: str, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        start, total = z, 0.0
+        start, log_dets = z, []
         by_columns = context is None and is_plain() and all(f.by_columns for f in self.flows)
         if by_columns:
             z = _Columns.apply(z.reshape(-1, self.dim))
         for _, flow in self._numbered(way):
             z, log_det = getattr(flow, way)(z, context if flow.context_dim else None)
-            total = total + log_det
+            log_dets.append(log_det)
+        total = torch.stack(log_dets).sum(0)
         if by_columns:
             z, total = _Rows.apply(z).reshape(start.shape), total.reshape(start.shape[:-1])
         return z, total

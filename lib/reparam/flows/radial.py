@@ -99,28 +99,32 @@ class _Radial(ByHand):
 
     @staticmethod
     def forward(ctx, z, center, a, b):
-        alpha, x = torch.asinh(a).exp_(), torch.asinh(b)
-        m, g = torch.expm1(x), torch.exp(x)
+        width, x = torch.asinh(a), torch.asinh(b)
+        alpha, m, g = torch.exp(width), torch.expm1(x), torch.exp(x)
         away = z - center
-        s = torch.mv(away * away, torch.ones_like(center)).sqrt_().div_(alpha)
+        squared = torch.mv(away * away, torch.ones_like(center))
+        # A length of 0 would have no direction in the backward pass.
+        s = squared.clamp_(min=torch.finfo(z.dtype).tiny).sqrt_().div_(alpha)
         reach = s + 1
         h = m / reach
-        size, least = m.abs(), g.clamp(max=1)
-        across = torch.div(size, s + least).log1p_()
-        along = torch.div(size, torch.addcmul(least, s, reach + 1)).log1p_()
-        ctx.save_for_backward(z, center, a, b, alpha, g, away, s, reach, h)
+        size, near = m.abs(), s + g.clamp(max=1)
+        along = torch.div(size, torch.addcmul(near, s, reach)).log1p_()
+        across = torch.div(size, near).log1p_()
+        ctx.save_for_backward(z, center, a, b, width, x, alpha, g, s, reach, h)
         moved = torch.addcmul(z, away, h[:, None])
         return moved, along.add_(across, alpha=z.shape[-1] - 1).mul_(m.sign())
 
     @staticmethod
     def by_hand(saved, of_y, of_log_det):
-        _, center, a, b, alpha, g, away, s, reach, h = saved
-        along = of_log_det / torch.addcmul(g, s, reach + 1)
-        of_m = torch.mv(of_y * away, torch.ones_like(center)).div_(reach)
-        of_m.add_(of_log_det / (s + g), alpha=away.shape[-1] - 1).add_(along)
-        of_s = torch.add(of_m, along).mul_(h).neg_()
-        per_length = torch.div(of_s, s * (alpha * alpha)).masked_fill_(s == 0, 0)
-        of_away = (of_y * h[:, None]).addcmul_(away, per_length[:, None])
-        of_a = -torch.dot(of_s, s) / torch.sqrt(a * a + 1)
-        of_b = of_m.sum() * g / torch.sqrt(b * b + 1)
+        z, center, _, _, width, x, alpha, g, s, reach, h = saved
+        away = z - center  # kept, it would double what all layers hold
+        near = s + g
+        along = of_log_det / torch.addcmul(near, s, reach)
+        of_m = torch.mv(of_y * away, torch.ones_like(center)).div_(reach).add_(along)
+        of_m.addcdiv_(of_log_det, near, value=z.shape[-1] - 1)
+        minus_of_s = along.add_(of_m).mul_(h)
+        per_length = minus_of_s / (s * (-alpha * alpha))
+        of_away = away.mul_(per_length[:, None]).addcmul_(of_y, h[:, None])
+        of_a = torch.dot(minus_of_s, s) / torch.cosh(width)
+        of_b = of_m.sum() * g / torch.cosh(x)
         return of_y + of_away, -of_away.sum(0), of_a, of_b
