@@ -190,35 +190,24 @@ class _Side(NamedTuple):
     second: Tensor
 
 
-def _window(x: Tensor, length: Tensor, folds: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where `φ` peaks on `[x, x + length]`: how far from `x`, the point, and from there the ends
-    of where `φ` is not 0."""
-    # They decide on nodes, not on values: no derivative.
-    peak = torch.minimum((-x).clamp(min=0), length).detach()
-    start = x + peak
-    reach = 2 * folds / (start.abs() + (start.square() + 2 * folds).sqrt()).detach()
-    return peak, start, torch.maximum(-peak, -reach), torch.minimum(length - peak, reach)
-
-
-def _side(x: Tensor, length: Tensor) -> _Side:
+def _side(x: Tensor, length: Tensor, rule: Rule | None = None) -> _Side:
     """The integrals to the right of `x`; those to its left are `_side(-x, length)`."""
-    rule = EXACT[x.dtype]
-    peak, start, low, high = _window(x, length, rule.folds)
-    step, weights = rule.on(low, high)
-    v = peak[..., None] + step
-    density = torch.exp(-step * (start[..., None] + step / 2)) * weights
-    first = density * v
-    sums = [terms.sum(-1) for terms in (density, first, first * v)]
-    edge = torch.exp(-(length - peak) * (start + (length - peak) / 2))
-    return _Side(-peak * (x + peak / 2), edge, *sums)
-
-
-def _mass(x: Tensor, length: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-    """`log_peak` and `mass` of `_side`, without a graph and with less to compute."""
-    peak, start, low, high = _window(x, length, rule.folds)
-    step, weights = rule.on(low, high)
-    density = (step / 2).add_(start[..., None]).mul_(step).neg_().exp_()
-    return -peak * (x + peak / 2), density.mul_(weights).sum(-1)
+    nodes, weights, folds = (rule or EXACT[x.dtype]).on(x.device)
+    # Where `φ` peaks, as a distance from `x`, and how far from there it is not 0. They decide on
+    # nodes, not on values: no derivative.
+    peak = torch.minimum((-x).clamp(min=0), length).detach()
+    start, rest = x + peak, length - peak
+    reach = 2 * folds / (start.abs() + (start.square() + 2 * folds).sqrt()).detach()
+    low, high = torch.maximum(-peak, -reach), torch.minimum(rest, reach)
+    width = high - low
+    step = torch.addcmul(low[..., None], width[..., None], nodes)
+    density = torch.addcmul(step * -start[..., None], step, step, value=-0.5).exp_()
+    # The powers of v = near + width * node, from those of the nodes: a sum of what is positive.
+    near = peak + low
+    mass, first, second = (width[..., None] * (density @ weights)).unbind(-1)
+    second = near.square() * mass + width * (2 * near * first + width * second)
+    edge = torch.exp(-rest * (start + rest / 2))
+    return _Side(-peak * (x + peak / 2), edge, mass, near * mass + width * first, second)
 
 
 def _standardized(z, loc, scale, low, high) -> tuple[Tensor, Tensor, Tensor]:
@@ -301,10 +290,10 @@ def _solve(loc, scale, low, high, log_odds) -> tuple[Tensor, Tensor, Tensor, Ten
 
 def _improved(x, below, above, log_odds, rule) -> tuple[Tensor, Tensor, Tensor]:
     """One step of Halley's method for the log-odds of `x`, each distance to its own precision."""
-    left_peak, left = _mass(-x, below, rule)
-    right_peak, right = _mass(x, above, rule)
-    error = (left / right).log() + left_peak - right_peak - log_odds
-    step = halley(error, torch.exp(-left_peak) / left, torch.exp(-right_peak) / right, x)
+    left, right = _side(-x, below, rule), _side(x, above, rule)
+    error = (left.mass / right.mass).log() + left.log_peak - right.log_peak - log_odds
+    inverse = (torch.exp(-side.log_peak) / side.mass for side in (left, right))
+    step = halley(error, *inverse, x)
     step = torch.maximum(torch.minimum(step, above / 2), -below / 2)
     return x + step, below + step, above - step
 
