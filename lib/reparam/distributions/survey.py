@@ -118,7 +118,8 @@ def survey() -> Survey:
 
     - straight-through: the samples are discrete, and gradients reach a parameter all the same.
     - implicit: the graph holds a derivative that somebody wrote, since the path of the values
-      cannot be followed: that of gamma and Dirichlet samples, or an `autograd.Function`.
+      cannot be followed: that of gamma and Dirichlet samples, or an `autograd.Function`; or a
+      discrete draw chose among continuous ones, as in a mixture.
     - relaxation: the distribution has a temperature.
     - location-scale: the samples are affine in the noise (a least-squares fit is exact).
     - inverse CDF: a monotone function of one uniform or exponential draw.
@@ -240,7 +241,9 @@ def _constructed(kind: type[Distribution]) -> tuple[Distribution, dict[str, Tens
             inside = value if isinstance(value, Distribution) else None
             tensors = vars(inside) if inside else {name: value}
             parameters |= {
-                n: t for n, t in tensors.items() if isinstance(t, Tensor) and t.requires_grad
+                n: t
+                for n, t in tensors.items()
+                if isinstance(t, Tensor) and t.requires_grad and not n.startswith("_")
             }
         return distribution, parameters
     raise LookupError(kind.__name__)
@@ -300,7 +303,8 @@ class _Noise(TorchFunctionMode):
 def _path(distribution: Distribution, z: Tensor, noise: _Noise) -> str:
     if distribution.support.is_discrete:
         return "straight-through"
-    if any(_is_written(node) for node in graph_of(z)):
+    from_choice = not all(draw.is_floating_point() for draw in noise.draws)
+    if from_choice or any(_is_written(node) for node in graph_of(z)):
         return "implicit"
     if hasattr(distribution, "temperature"):
         return "relaxation"

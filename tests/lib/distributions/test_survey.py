@@ -71,6 +71,8 @@ def test_it_agrees_with_what_pytorch_says_of_rsample(table):
         ("Wishart", "implicit"),
         ("TruncatedNormal (reparam)", "implicit"),
         ("VonMises (reparam)", "implicit"),
+        ("Mixture (reparam)", "implicit"),
+        ("Logistic (reparam)", "inverse CDF"),
         ("RelaxedBernoulli", "relaxation"),
         ("RelaxedOneHotCategorical", "relaxation"),
         ("OneHotCategoricalStraightThrough", "straight-through"),
@@ -93,6 +95,7 @@ def test_sources_parameters_and_second_derivatives(table):
     assert table["StudentT"].reached == ("df", "loc", "scale")
     assert table["Gamma"].reached == ("concentration", "rate")
     assert table["TruncatedNormal (reparam)"].reached == ("loc", "scale", "low", "high")
+    assert table["Mixture (reparam)"].reached == ("logits", "loc", "scale")
     assert table["RelaxedBernoulli"].reached == ("temperature", "logits")
     for name in ("Gamma", "Beta", "Dirichlet", "StudentT", "Chi2"):
         assert table[name].second is False
@@ -112,6 +115,7 @@ def test_wishart_cannot_be_differentiated_for_several_samples(table):
 
 def test_what_reparam_has_instead_exists(table):
     assert table["VonMises"].instead == ("reparam.distributions.VonMises",)
+    assert table["MixtureSameFamily"].instead == ("reparam.distributions.Mixture",)
     for row in table.rows:
         assert bool(row.instead) == (row.path == "none")
         for name in row.instead:
