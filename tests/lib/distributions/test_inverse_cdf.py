@@ -271,6 +271,19 @@ def test_all_is_finite_and_of_the_dtype(draw, dtype, device):
         assert slope.isfinite().all()
 
 
+def test_the_smallest_numbers_of_float16_are_not_cut_off(monkeypatch):
+    as_noise(monkeypatch, "exponential_noise", [1e-6, 1e-12])
+    z = reparameterize_kumaraswamy(*filled((1.0, 1.0), 2, torch.float16))
+    assert z.tolist() == pytest.approx([1e-6, 2.0**-24], rel=0.03)
+
+
+@pytest.mark.parametrize("draw", [reparameterize_laplace, reparameterize_cauchy])
+def test_both_signs_are_as_likely(draw):
+    """Of four million draws: a share off by 0.2 % is found in 999 of 1,000 cases."""
+    count = 2**22
+    check_count((draw(*filled((0.0, 1.0), count, torch.float32)) < 0).sum(), count, 0.5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @each_law
 def test_narrow_types_are_computed_in_float32_and_rounded_once(draw, dtype):
