@@ -40,6 +40,31 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
     "estimators.spsa": ["estimators/test_spsa"],
     "estimators.relaxations": ["estimators/test_relaxations"],
     "estimators.control_variates": ["estimators/test_control_variates"],
+    **{
+        f"distributions.{name}": [f"distributions/test_{name}"]
+        for name in (
+            "inverse_cdf",
+            "implicit",
+            "logistic",
+            "mixture",
+            "truncated_normal",
+            "von_mises",
+        )
+    },
+    **{
+        f"flows.{name}": [f"flows/test_{name}", "flows/test_contract"]
+        for name in (
+            "planar",
+            "radial",
+            "sylvester",
+            "posterior",
+            "coupling",
+            "autoregressive",
+            "spline",
+        )
+    },
+    "checkup.encoder": ["test_checkup_encoder"],
+    "checkup.sampler": ["test_checkup"],
     "objectives": ["test_objectives"],
     "measure": ["test_measure", "test_exact_gradient"],
 }

@@ -183,7 +183,8 @@ def test_check_refuses_with_what_there_is(question, answer, message):
 @pytest.mark.parametrize("function", [quiz, vote])
 def test_an_unknown_chapter_is_refused_with_those_that_exist(function, chapter):
     with pytest.raises(
-        ValueError, match=r"there is no quiz for chapter .*; there are quizzes for 1, 2, 3, 4, 5, 6 and 7"
+        ValueError,
+        match=r"there is no quiz for chapter .*; there are quizzes for 1, 2, 3, 4, 5, 6 and 7",
     ):
         function(chapter)
 
