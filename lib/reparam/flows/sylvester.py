@@ -1,5 +1,7 @@
 """The Sylvester flow: several planar flows at once, along directions at right angles."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ class SylvesterFlow(Flow):
 
     The inverse solves for `a` from the last row up, M monotone equations in one unknown.
 
-    It starts with `R2 = I`, b = 0 and `r1` of standard deviation 0.01.
+    It starts with `R2 = I`, b = 0 and `r1` of standard deviation 0.01 / √M.
 
     Args:
         dim: D, the length of z.
@@ -48,7 +50,7 @@ class SylvesterFlow(Flow):
         if m > dim:
             raise ValueError(f"num_vectors must be at most dim = {dim}, got {m}")
         self.reflectors = nn.Parameter(torch.randn(m, dim))
-        self.r1 = nn.Parameter(0.01 * torch.randn(m, m))
+        self.r1 = nn.Parameter(0.01 / math.sqrt(m) * torch.randn(m, m))
         self.r2 = nn.Parameter(torch.eye(m))
         self.b = nn.Parameter(torch.zeros(m))
         self.amortize = amortized(context_dim, m * (dim + 2 * m + 1))
