@@ -52,7 +52,7 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
         )
     },
     **{
-        f"flows.{name}": [f"flows/test_{name}", "flows/test_contract"]
+        f"flows.{name}": [f"flows/test_{name}", "flows/test_every_flow"]
         for name in (
             "planar",
             "radial",
