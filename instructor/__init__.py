@@ -1,0 +1,1 @@
+"""What only teachers get: the exercises with their solutions, and the grader."""
