@@ -69,33 +69,38 @@ def tests_of(namespace):
     return [thing for name, thing in namespace.items() if name.startswith("test_")]
 
 
-def run(test, answer, seed):
-    """Run one check: `test(answer, rng)`, with `rng` for its own random inputs."""
-    about = {
+def about(test):
+    """What an outcome says of its test."""
+    return {
         "name": test.__name__,
         "title": (test.__doc__ or test.__name__).strip().splitlines()[0].rstrip("."),
         "points": getattr(test, "points", 0),
     }
+
+
+def run(test, answer, seed):
+    """Run one check: `test(answer, rng)`, with `rng` for its own random inputs."""
+    named = about(test)
     try:
         answer.seed(seed)
         test(answer, torch.Generator().manual_seed(seed))
     except NotYet as fault:
-        return Outcome(status="not yet", message=fault.message, detail=fault.detail, **about)
+        return Outcome(status="not yet", message=fault.message, detail=fault.detail, **named)
     except (Unanswered, NotImplementedError) as blank:
         message = str(blank) if isinstance(blank, Unanswered) else "Not answered yet."
-        return Outcome(status="unanswered", message=message, **about)
+        return Outcome(status="unanswered", message=message, **named)
     except Exception as error:
         kind = getattr(error, "kind", type(error).__name__)
         if kind == "NotImplementedError":
-            return Outcome(status="unanswered", message="Not answered yet.", **about)
-        message = f"Your code raised {kind}."
+            return Outcome(status="unanswered", message="Not answered yet.", **named)
+        message = getattr(error, "message", f"Your code raised {kind}.")
         detail = getattr(error, "text", str(error)).strip()[:300]
         where = getattr(error, "where", "") or _place(error)
         return Outcome(
             status="failed", message=message, detail="; ".join(filter(None, [detail, where])),
-            **about,
+            **named,
         )  # fmt: skip
-    return Outcome(status="passed", **about)
+    return Outcome(status="passed", **named)
 
 
 def _place(error):
