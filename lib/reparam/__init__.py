@@ -2,8 +2,8 @@
 
 `reparam` is the library of the course *Gradients through randomness*. Its modules, from the
 ground up: `noise`, `gaussian`, `distributions`, `relaxed`, `flows`, `estimators`, `objectives`,
-`measure`, `data`, `vae`, `checkup`, `plots`, `explorers`, `quiz`, `live`. Import what you need from
-the module that has it:
+`measure`, `data`, `vae`, `checkup`, `plots`, `explorers`, `quiz`, `live`, `exercises`. Import what
+you need from the module that has it:
 
 >>> import torch
 >>> from torch.distributions import Normal
@@ -23,6 +23,7 @@ _MODULES = (
     "data",
     "distributions",
     "estimators",
+    "exercises",
     "explorers",
     "flows",
     "gaussian",

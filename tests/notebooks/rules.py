@@ -845,3 +845,6 @@ PAGE_RULES = (
     form, commonmark, links, title, headings, setup, tag_form, outputs, pictures, minutes,
     prose_numbers,
 )  # fmt: skip
+#: An exercise sheet has no sections of a chapter; its numbers are given, and its minutes are the
+#: exercises' own.
+SHEET_RULES = (form, commonmark, links, title, setup, tag_form, outputs, pictures)

@@ -6,6 +6,8 @@ import rules
 from tools import notebooks, repoint
 
 PATHS = notebooks.notebook_paths()
+CHAPTERS = [path for path in PATHS if path.parent.name == "book"]
+SHEETS = [path for path in PATHS if path not in CHAPTERS]
 
 
 def _report(faults):
@@ -17,8 +19,14 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.parametrize("rule", rules.PAGE_RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.name)
 def test_page(path, rule):
+    _report(rule(rules.Page(path)))
+
+
+@pytest.mark.parametrize("rule", rules.SHEET_RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.name)
+def test_sheet(path, rule):
     _report(rule(rules.Page(path)))
 
 
@@ -43,7 +51,7 @@ def test_run_status_page_is_what_its_data_say():
 
 def test_a_wrong_digit_in_the_prose_is_noticed():
     """The power of `prose_numbers`: nine in ten of its numbers with the last digit moved."""
-    counts = {path.name: rules.power(rules.Page(path)) for path in PATHS}
+    counts = {path.name: rules.power(rules.Page(path)) for path in CHAPTERS}
     print(counts)
     caught, tried = (sum(column) for column in zip(*counts.values(), strict=True))
     assert tried and caught / tried >= 0.9, (

@@ -55,7 +55,16 @@ class Answer:
 
 
 def points(number):
-    """Decorator: what a hidden test is worth."""
+    """Decorator: what a hidden test is worth, in points.
+
+    Used in the sources of the exercises of every chapter.
+
+    >>> @points(2)
+    ... def test_sum(answer, rng):
+    ...     "The sum is right."
+    >>> test_sum.points
+    2
+    """
 
     def mark(test):
         test.points = number
