@@ -1,0 +1,221 @@
+# %% about
+"""
+title = "Counts, differentiated twice"
+kind = "harder"
+difficulty = 4
+minutes = 35
+points = 8
+objective = "Derive and implement a gradient for Poisson counts that needs no score"
+after = "Replace the derivative by a difference"
+"""
+
+# %% imports
+import torch
+from torch.distributions import Poisson
+
+# %% text
+r"""
+Let $z\sim\mathrm{Poisson}(\lambda)$ and $f$ any function of the count. There is no path from $\lambda$ to $z$ to differentiate, and the score function is loud. The law has a property that helps: $\frac{\partial}{\partial\lambda}\,p_\lambda(k) = p_\lambda(k-1) - p_\lambda(k)$.
+
+> **Predict first.** For $f(z) = z^2$ and $\lambda = 4$, by what factor is the estimator below quieter than $f(z)\,(z/\lambda - 1)$, whose variance is 848?
+
+Derive the first and the second derivative of $\mathbb E[f(z)]$ by $\lambda$ as expectations of differences of $f$, and write
+
+`poisson_derivatives(f, rate, n)`: two tensors `[n]`, one estimate of the first and one of the second derivative for each of `n` independent draws. `f` takes a tensor of counts (floats) and returns a tensor of the same shape; call it at most three times. `rate` is a Python number. Both must be unbiased for every $f$, and quiet: for a polynomial of degree two the second must have no variance at all.
+"""
+
+
+# %% answer
+def poisson_derivatives(f, rate, n):
+    """([n], [n]): estimates of d/dλ E[f(z)] and d²/dλ² E[f(z)], z ~ Poisson(rate)."""
+    ### BEGIN SOLUTION
+    z = Poisson(torch.tensor(float(rate))).sample((n,))
+    here, one, two = f(z), f(z + 1), f(z + 2)
+    return one - here, two - 2 * one + here
+    ### END SOLUTION
+
+
+# %% hint
+r"""
+Write $\frac{\partial}{\partial\lambda}\mathbb E[f(z)] = \sum_k f(k)\,(p_\lambda(k-1) - p_\lambda(k))$ and shift the index of the first sum.
+"""
+
+# %% hint
+r"""
+The result is again an expectation of a function of $z$ under the same law. Apply the rule to that function once more.
+"""
+
+# %% hint
+r"""
+Two differences of one draw cancel most of their noise; differences of two draws do not.
+"""
+
+# %% visible
+import math
+
+import torch
+
+from reparam.exercises import expect
+
+
+def series(f, rate, order, top=200):
+    """d^order/dλ^order E[f] by summing differences of the probabilities; no sampling."""
+    k = torch.arange(top, dtype=torch.float64)
+    logp = k * math.log(rate) - rate - torch.lgamma(k + 1)
+    weights = logp.exp()
+    for _ in range(order):
+        weights = (
+            torch.cat([torch.zeros(1, dtype=torch.float64), weights[:-1]])
+            - weights
+        )
+    return float((f(k) * weights).sum())
+
+
+def test_shapes(answer, rng):
+    """Two tensors, one number for each draw."""
+    found = answer.poisson_derivatives(lambda z: z, 2.0, 5)
+    expect.that(
+        isinstance(found, (tuple, list)) and len(found) == 2,
+        "Two tensors are expected.",
+    )
+    for part, name in zip(found, ("first", "second"), strict=True):
+        expect.tensor(part, (5,), f"The estimate of the {name} derivative")
+
+
+def test_square(answer, rng):
+    """z² at λ = 4: the first derivative is 2λ + 1."""
+    first, _ = answer.poisson_derivatives(torch.square, 4.0, 20_000)
+    expect.mean(
+        expect.tensor(first, (20_000,), "The first derivative"), 9.0,
+        "The first derivative for z² at λ = 4", deviation=4.1,
+        mistakes={
+            "this is f(z) - f(z-1): the index was shifted the other way": 7.0,
+            "this is f'(z), the derivative of f, and f lives on whole numbers": 8.0,
+        },
+    )  # fmt: skip
+
+
+def test_no_variance(answer, rng):
+    """z²: the second derivative is 2, without noise."""
+    _, second = answer.poisson_derivatives(torch.square, 4.0, 100)
+    expect.close(
+        second, torch.full((100,), 2.0), "The second derivative for z²",
+        atol=1e-3,
+    )  # fmt: skip
+
+
+# %% hidden
+from reparam.exercises import points
+
+
+def wiggle(rng):
+    a, b, c = torch.rand(3, generator=rng).tolist()
+    return lambda z: torch.sin((0.5 + a) * z + b) + c * (z > 3) + 0.2 * z
+
+
+def spread(f, rate, order):
+    """The standard deviation of the difference of that order, summed."""
+    k = torch.arange(200, dtype=torch.float64)
+    p = (k * math.log(rate) - rate - torch.lgamma(k + 1)).exp()
+    d = f(k + 1) - f(k) if order == 1 else f(k + 2) - 2 * f(k + 1) + f(k)
+    return float(((p * d**2).sum() - (p * d).sum() ** 2).clamp(min=0).sqrt())
+
+
+@points(3)
+def test_first(answer, rng):
+    """The first derivative: mean and noise."""
+    for rate in (0.7, 3.0):
+        f = wiggle(rng)
+        first, _ = answer.poisson_derivatives(f, rate, 40_000)
+        expect.mean(
+            expect.tensor(first, (40_000,), "The first derivative"), series(f, rate, 1),
+            "The first derivative", deviation=spread(f, rate, 1) + 0.02,
+        )  # fmt: skip
+
+
+@points(3)
+def test_second(answer, rng):
+    """The second derivative: mean and noise."""
+    for rate in (0.7, 3.0):
+        f = wiggle(rng)
+        _, second = answer.poisson_derivatives(f, rate, 40_000)
+        expect.mean(
+            expect.tensor(second, (40_000,), "The second derivative"), series(f, rate, 2),
+            "The second derivative", deviation=spread(f, rate, 2) + 0.02,
+        )  # fmt: skip
+
+
+@points(1)
+def test_exact(answer, rng):
+    """No noise where none is needed."""
+    a, b, c = torch.randn(3, generator=rng).tolist()
+    _, second = answer.poisson_derivatives(
+        lambda z: a * z**2 + b * z + c, 2.5, 50
+    )
+    expect.close(
+        second, torch.full((50,), 2 * a), "The second derivative", atol=1e-3
+    )
+
+
+@points(1)
+def test_price(answer, rng):
+    """The number of evaluations."""
+    calls = []
+
+    def f(z):
+        calls.append(len(z))
+        return z
+
+    answer.poisson_derivatives(f, 1.5, 100)
+    expect.that(len(calls) <= 3, "f is called more than three times.")
+    expect.that(
+        sum(calls) <= 300, "f is evaluated at more than three counts a draw."
+    )
+
+
+# %% right: one call for all three counts, numpy's draws
+def poisson_derivatives(f, rate, n):
+    import numpy as np
+
+    seed = int(torch.randint(2**31, ()))
+    z = torch.from_numpy(np.random.default_rng(seed).poisson(rate, n)).float()
+    here, one, two = f(torch.stack([z, z + 1, z + 2]).reshape(-1)).reshape(3, n)
+    return one - here, (two - one) - (one - here)
+
+
+# %% wrong: shifts the index the other way
+def poisson_derivatives(f, rate, n):
+    z = Poisson(torch.tensor(float(rate))).sample((n,))
+    here, one, two = f(z), f((z - 1).clamp(min=0)), f((z - 2).clamp(min=0))
+    return here - one, here - 2 * one + two
+
+
+# %% wrong: the score function
+def poisson_derivatives(f, rate, n):
+    z = Poisson(torch.tensor(float(rate))).sample((n,))
+    score = z / rate - 1
+    return f(z) * score, f(z) * (score**2 - z / rate**2)
+
+
+# %% wrong: a new draw for each term
+def poisson_derivatives(f, rate, n):
+    a, b, c = Poisson(torch.tensor(float(rate))).sample((3, n))
+    return f(a + 1) - f(b), f(a + 2) - 2 * f(b + 1) + f(c)
+
+
+# %% wrong: squares the first for the second
+def poisson_derivatives(f, rate, n):
+    z = Poisson(torch.tensor(float(rate))).sample((n,))
+    first = f(z + 1) - f(z)
+    return first, first**2
+
+
+# %% solution
+r"""
+Shifting the index gives $\frac{\partial}{\partial\lambda}\mathbb E[f(z)] = \mathbb E[f(z+1)-f(z)]$: the count's derivative is a forward difference, exactly, for any $f$. The difference is again a function of $z$, so the second derivative is $\mathbb E[f(z+2)-2f(z+1)+f(z)]$. It is the measure-valued derivative of the Poisson law, whose positive part is the law of $z+1$, coupled to the negative part by sharing the draw. For $z^2$ at $\lambda=4$ the variance is $\mathrm{Var}[2z+1] = 16$ against 848, a factor of 53.
+"""
+
+# %% rubric
+r"""
+Three points for each derivative (mean and noise), one for the missing variance, one for the price. The score function is unbiased and gets the last point only.
+"""
