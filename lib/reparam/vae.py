@@ -106,8 +106,8 @@ class GaussianEncoder(nn.Module):
         return self._gaussian(self.hidden(x))
 
     def _gaussian(self, h: Tensor) -> Independent:
-        sigma = torch.exp(self.log_var(h) / 2)
-        return Independent(Normal(self.mu(h), sigma, validate_args=False), 1)
+        sigma = torch.exp(_head(self.log_var, h) / 2)
+        return Independent(Normal(_head(self.mu, h), sigma, validate_args=False), 1)
 
 
 class FlowEncoder(GaussianEncoder):
@@ -152,7 +152,7 @@ class FlowEncoder(GaussianEncoder):
     def forward(self, x: Tensor) -> NormalizingFlowPosterior:
         _check_input("x", x, self.hidden[0])
         h = self.hidden(x)
-        context = h if self.flows.context_dim else None
+        context = h.to(x.dtype) if self.flows.context_dim else None
         return NormalizingFlowPosterior(self._gaussian(h), self.flows, context)
 
 
@@ -185,7 +185,8 @@ class BernoulliDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Independent:
         _check_input("z", z, self.hidden[0])
-        return Independent(Bernoulli(logits=self.logits(self.hidden(z)), validate_args=False), 1)
+        logits = _head(self.logits, self.hidden(z))
+        return Independent(Bernoulli(logits=logits, validate_args=False), 1)
 
 
 class CategoricalEncoder(nn.Module):
@@ -222,7 +223,7 @@ class CategoricalEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Independent:
         _check_input("x", x, self.hidden[0])
-        logits = self.logits(self.hidden(x)).unflatten(-1, self.event_shape)
+        logits = _head(self.logits, self.hidden(x)).unflatten(-1, self.event_shape)
         return Independent(OneHotCategorical(logits=logits, validate_args=False), 1)
 
     @property
@@ -425,7 +426,8 @@ class HybridEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[OneHotCategorical, Independent]:
         z = self.gaussian(x)
-        return OneHotCategorical(logits=self.logits(x), validate_args=False), z
+        logits = _head(self.logits[-1], self.logits[:-1](x))
+        return OneHotCategorical(logits=logits, validate_args=False), z
 
     @property
     def prior(self) -> tuple[OneHotCategorical, Independent]:
@@ -597,7 +599,7 @@ class QuantizedVAE(VAE):
         estimator: Estimator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`log p(x|code)`, and the KL, which is the constant `D log C`."""
-        quantized = self.quantizer(self.encoder(x))
+        quantized = self.quantizer(self.encoder(x).to(x.dtype))
         loss = quantized.loss.sum(-1)
         reconstruction = _log_likelihood(self.decoder(quantized.code.flatten(-2)), x)
         kl = quantized.index.shape[-1] * math.log(len(self.quantizer.codebook))
@@ -842,6 +844,7 @@ def train(
                 order = torch.randperm(len(images), device=images.device)
                 for chosen in order.split(batch_size):
                     steps += 1
+                    torch.clear_autocast_cache()  # which holds the weights of the step before
                     terms = vae.terms(images[chosen], num_samples, sample, estimator)
                     total += _step(vae, terms, optimizer, last_finite, kl_weight)
                 reconstruction, kl = (total / len(images)).tolist()
@@ -912,6 +915,7 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
         raise ValueError(f"images must have shape [n, pixels], got {list(images.shape)}")
     was_training = vae.training
     vae.eval()
+    torch.clear_autocast_cache()  # which may hold older weights
     try:
         with _seeded(seed, images.device), _one_thread_if_small(vae):
             chunks = [vae.elbo(chunk, num_samples, sample=_exact) for chunk in images.split(512)]
@@ -983,6 +987,14 @@ def _one_thread_if_small(model: nn.Module):
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _head(layer: nn.Linear, h: Tensor) -> Tensor:
+    """`layer(h)`; what autocast gives in 16 bits comes back in the dtype of the weights.
+
+    All that is computed from it is then wide, too: samples, KL and likelihood (chapter 4).
+    """
+    return layer(h).to(layer.weight.dtype)
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -10,8 +10,20 @@ from torch.distributions import Independent, Normal
 from torch.nn.utils import parameters_to_vector
 
 from reparam.data import load_digits
+from reparam.estimators import GumbelSoftmax
 from reparam.gaussian import gaussian_kl
-from reparam.vae import VAE, BernoulliDecoder, GaussianEncoder, digits_vae, evaluate, train
+from reparam.vae import (
+    VAE,
+    BernoulliDecoder,
+    GaussianEncoder,
+    digits_vae,
+    discrete_digits_vae,
+    evaluate,
+    flow_digits_vae,
+    hybrid_digits_vae,
+    quantized_digits_vae,
+    train,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +116,54 @@ def test_on_a_gpu():
     assert torch.equal(state, torch.cuda.get_rng_state())
     with pytest.raises(ValueError, match="device"):
         vae.elbo(x.cpu())
+
+
+# Under autocast (chapter 4)
+
+
+def test_what_heads_give_is_wide_under_autocast(device):
+    vae, x = small_vae().to(device), images().to(device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        posterior = vae.encoder(x)
+        likelihood = vae.decoder(posterior.rsample())
+        assert vae.encoder.mu(vae.encoder.hidden(x)).dtype == torch.bfloat16
+    of_heads = (posterior.mean, posterior.stddev, likelihood.base_dist.logits)
+    assert all(given.dtype == torch.float32 for given in of_heads)
+
+
+@pytest.mark.parametrize(
+    ("make", "estimator"),
+    [
+        (digits_vae, None),
+        (lambda: flow_digits_vae("planar", 2, amortized=True), None),
+        (lambda: flow_digits_vae("iaf", 2, amortized=True), None),
+        (discrete_digits_vae, GumbelSoftmax()),
+        (hybrid_digits_vae, None),
+        (quantized_digits_vae, None),
+    ],
+    ids=["gaussian", "planar", "iaf", "discrete", "hybrid", "quantized"],
+)
+def test_training_under_autocast(make, estimator, device):
+    """As good as without it, although autocast keeps its copies of the weights, stale ones too."""
+    x, elbos = load_digits().train[:300].to(device), []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        vae = make().to(device)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled):
+            train(vae, x, epochs=5, estimator=estimator, progress=False)
+        elbos.append(evaluate(vae, x).mean)
+    assert abs(elbos[0] - elbos[1]) < 0.2, elbos
+
+
+def test_evaluation_under_autocast_sees_the_weights_as_they_are(device):
+    vae, x = small_vae().to(device), images().to(device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        before = evaluate(vae, x).mean
+        with torch.no_grad():
+            vae.decoder.logits.weight += 1
+        after = evaluate(vae, x).mean
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert before != after == evaluate(vae, x).mean
 
 
 # The blocked encoder of chapter 1 (correction C20)
