@@ -190,10 +190,10 @@ def _measure(
         calls.clear()
         for start in range(0, replicates, chunk):
             count = min(chunk, replicates - start)
-            began = time.perf_counter()
+            began = _now(parameters)
             estimates, copies = estimate(() if per_replicate else (count,))
             gradients = _gradients(estimates, copies)
-            seconds += time.perf_counter() - began
+            seconds += _now(parameters) - began
             evaluations += sum(len(z) for z in calls)
             calls.clear()
             for name, gradient in gradients.items():
@@ -433,6 +433,14 @@ def _probe(make_distribution: MakeDistribution, parameters: Parameters) -> Distr
             f"{tuple(widened.event_shape)}: {advice}"
         )
     return distribution
+
+
+def _now(parameters: Parameters) -> float:
+    """The clock, read when all that was asked of the parameters' GPU, if any, is done."""
+    device = next(iter(parameters.values())).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _gradients(estimate: Tensor, parameters: Parameters) -> dict[str, Tensor]:

@@ -49,6 +49,17 @@ NORMAL = {"loc": T(1.0), "scale": T(1.0)}
 # --- measure -------------------------------------------------------------------------------------
 
 
+@pytest.mark.gpu
+def test_seconds_are_those_of_the_gpu():
+    def slow(z):
+        torch.cuda._sleep(100_000_000)  # cycles: some 50 ms, during which the CPU goes on
+        return z**2
+
+    on_gpu = {name: value.cuda() for name, value in NORMAL.items()}
+    result = measure(Pathwise(), slow, Normal, on_gpu, replicates=100)
+    assert 100 * result.seconds > 0.03, "measure._now must wait for the GPU"
+
+
 @pytest.mark.parametrize("per_replicate", [False, True])
 def test_moments_against_closed_forms(per_replicate):
     """`z²` at N(1, 1): pathwise `2z` and `2zε`, with variances 4 and 12."""
