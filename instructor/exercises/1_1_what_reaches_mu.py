@@ -95,52 +95,51 @@ def test_silent_zero(answer, rng):
 from reparam.exercises import points
 
 
+def tell(answer, program, wanted, what):
+    """The program and, so that no constant passes, one that differs from it."""
+    other = "gradient" if wanted != "gradient" else "nothing"
+    programs = {
+        "gradient": lambda mu, sigma: 2 * mu + sigma,
+        "nothing": lambda mu, sigma: 2 * mu.detach() + sigma,
+    }
+    found = answer.reaches_mu(programs[other])
+    expect.equal(found, other, "What you say of a plain program", options=OPTIONS)
+    expect.equal(answer.reaches_mu(program), wanted, what, options=OPTIONS)
+
+
 @points(1)
 def test_graph_elsewhere(answer, rng):
     """A graph that leads to another parameter does not count."""
     other = torch.tensor(1.0, requires_grad=True)
-    found = answer.reaches_mu(
-        lambda mu, sigma: other * torch.randn((), generator=rng)
-    )
-    expect.equal(
-        found,
-        "nothing",
-        "What you say of a graph to another tensor",
-        options=OPTIONS,
-    )
+    draw = torch.randn((), generator=rng)
+    what = "What you say of a graph to another tensor"
+    tell(answer, lambda mu, sigma: other * draw, "nothing", what)
 
 
 @points(1)
 def test_blocked(answer, rng):
     """A blocked draw is told from a gradient of zero."""
-    found = answer.reaches_mu(lambda mu, sigma: mu.detach() + sigma)
-    expect.equal(
-        found,
-        "nothing",
-        "What you say of a draw without a graph",
-        options=OPTIONS,
-    )
+    what = "What you say of a draw without a graph"
+    tell(answer, lambda mu, sigma: mu.detach() - sigma, "nothing", what)
 
 
 @points(1)
 def test_zero(answer, rng):
     """A gradient of zero is told from a missing one."""
-    found = answer.reaches_mu(lambda mu, sigma: (mu > 0) * sigma + 0 * mu)
-    expect.equal(found, "zero", "What you say of a flat draw", options=OPTIONS)
+    what = "What you say of a flat draw"
+    tell(answer, lambda mu, sigma: (mu > 0) * sigma + 0 * mu, "zero", what)
 
 
 @points(1)
 def test_any_slope(answer, rng):
     """Negative and tiny gradients are gradients."""
     for slope in (-1.0, 1e-12, 3.0):
-        found = answer.reaches_mu(
-            lambda mu, sigma, slope=slope: slope * mu + sigma
-        )
-        expect.equal(
-            found,
+        what = "What you say of a small or negative slope"
+        tell(
+            answer,
+            lambda mu, sigma, slope=slope: slope * mu + sigma,
             "gradient",
-            f"What you say of a slope of {slope:g}",
-            options=OPTIONS,
+            what,
         )
 
 

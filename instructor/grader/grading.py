@@ -22,7 +22,7 @@ from reparam.exercises._running import Outcome, about, run, tests_of
 from reparam.exercises.expect import Unanswered
 
 TEST_SECONDS = 10  # of one test; a right answer takes hundredths of one
-LOAD_SECONDS = 60  # to execute the cells of a notebook
+LOAD_SECONDS = 30  # to execute the cells of a notebook
 LOSSES = 2  # of the sandbox in one exercise, before the rest of it counts as no answer
 SIZE_LIMIT = 20 * 2**20  # bytes of a notebook
 
@@ -87,6 +87,7 @@ class Session:
         self._notebook, self._exercises, self._slot = notebook, exercises, slot
         self._stack = contextlib.ExitStack()
         self.peer, self.state, self.again, self.problems = None, {}, {}, []
+        self.loads = True  # until executing the cells has brought it down
 
     def __enter__(self):
         return self
@@ -116,6 +117,9 @@ class Session:
                 self.problems = [clean(f"Cell {n}: {k}: {t}") for n, k, t in found["problems"]]
             except RemoteError as error:
                 raise Unreadable(clean(str(error))) from None
+            except Broken:
+                self.loads = False
+                raise
             except (TypeError, ValueError, KeyError):
                 raise Broken("the answer sent what is no message") from None
         return self.peer
@@ -164,7 +168,7 @@ def grade(notebook, exercises, seed, slot=0):
 def _grade_one(exercise, session, seed):
     answer, outcomes, losses = RemoteAnswer(session, exercise.given), [], 0
     for test in _hidden(exercise):
-        if losses == LOSSES:
+        if losses == LOSSES or not session.loads:
             outcomes.append(_nothing(test, "failed", Broken.message))
             continue
         with _alarm(2 * TEST_SECONDS + LOAD_SECONDS):

@@ -407,7 +407,7 @@ SENT = {
     "Cauchy": ("loc", "scale"), "Dirichlet": ("concentration",), "Exponential": ("rate",),
     "Gamma": ("concentration", "rate"), "Geometric": ("probs", "logits"),
     "Gumbel": ("loc", "scale"), "HalfNormal": ("scale",), "Independent":
-    ("base_dist", "reinterpreted_batch_ndims"), "Kumaraswamy": ("concentration1",
+    ("base_distribution", "reinterpreted_batch_ndims"), "Kumaraswamy": ("concentration1",
     "concentration0"), "Laplace": ("loc", "scale"), "LogNormal": ("loc", "scale"),
     "MultivariateNormal": ("loc", "scale_tril"), "Normal": ("loc", "scale"),
     "OneHotCategorical": ("probs", "logits"), "Pareto": ("scale", "alpha"), "Poisson": ("rate",),
@@ -426,7 +426,8 @@ def _distribution(value):
         inner = getattr(value, "_categorical", value)
         wanted = [n for n in wanted if n not in ("probs", "logits") or n in vars(inner)][:2]
         wanted = wanted if "total_count" in wanted else wanted[:1]
-    return name, {n: getattr(value, n) for n in wanted}
+    # Independent keeps its first argument under a shorter name.
+    return name, {n: getattr(value, n.replace("base_distribution", "base_dist")) for n in wanted}
 
 
 def _make(name, parameters):
