@@ -181,9 +181,29 @@ def by_chapter(exercises):
     return found
 
 
+def overview(exercises):
+    """The table of all exercises, for teachers."""
+    lines = [
+        "# The exercises",
+        "",
+        f"{len(exercises)} exercises, {sum(e.about['minutes'] for e in exercises)} minutes, "
+        f"{sum(e.about['points'] for e in exercises)} points. Derived by `make exercises`.",
+        "",
+        "| exercise | kind | difficulty | minutes | points | variants | learning objective |",
+        "|---|---|--:|--:|--:|---|---|",
+    ]
+    for e in exercises:
+        about, variants = e.about, ", ".join(f"`{name}`" for name in e.given)
+        lines.append(
+            f"| {e.id} {e.title} | {about['kind']} | {about['difficulty']} | {about['minutes']} | "
+            f"{about['points']} | {variants} | {about['objective']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def derived():
     """{path: text} of every committed file that comes from the sources, without outputs."""
-    files = {}
+    files = {ROOT / "instructor/EXERCISES.md": overview(sources.load())}
     for exercise in sources.load():
         name = f"x{exercise.id.replace('.', '_')}.py"
         files[ROOT / CHECKS / name] = exercise.checks_module()

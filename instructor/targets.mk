@@ -1,6 +1,6 @@
 # What teachers can make; the main Makefile reads this file where it is.
 TEST_ALSO += instructor/solutions
-.PHONY: exercises verify handout instructor grade sandbox
+.PHONY: exercises verify handout instructor grade sandbox public sources-committed nbgrader
 
 exercises: $(INSTALLED)  ## Derive notebooks and self-checks from the exercises' sources, and run them
 	@$(BIN)/python -m instructor.build write
@@ -29,3 +29,23 @@ sandbox: $(INSTALLED)
 	  else echo "make: grading needs bubblewrap, and it is not here: sudo apt-get install -y bubblewrap" >&2; exit 1; fi; }
 
 test: sandbox
+
+public: sources-committed  ## Copy the book without instructor/ into OUT=folder, to publish with a history of its own
+	@test -n "$(OUT)" || { echo "usage: make public OUT=folder" >&2; exit 2; }
+	@mkdir -p "$(OUT)" && git archive HEAD -- . ':!instructor' ':!tests/instructor' | tar -x -C "$(OUT)"
+	@! grep -rlE "BEGIN (SOLUTION|HIDDEN)" "$(OUT)/book" "$(OUT)/lib" || { echo "make: the files above hold solutions" >&2; exit 1; }
+	@echo "==> $(OUT) holds the book without solutions; make it a repository of its own: its past holds none either"
+
+sources-committed:
+	@git diff --quiet HEAD -- . || echo "make: uncommitted changes are left out" >&2
+
+# nbgrader lives in an environment of its own, on top of .venv, whose packages it sees.
+NBGRADER := .venv/nbgrader
+$(NBGRADER)/.installed: instructor/requirements.txt | $(INSTALLED)
+	@test -x $(NBGRADER)/bin/python || $(PYTHON) -m venv $(NBGRADER)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(NBGRADER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_book.pth
+	@$(NBGRADER)/bin/python -m pip install -q -r $<
+	@touch $@
+
+nbgrader: instructor $(NBGRADER)/.installed  ## Let nbgrader itself generate, validate and autograde the course (a few minutes)
+	@$(NBGRADER)/bin/python -m instructor.try_nbgrader _build/instructor/nbgrader
