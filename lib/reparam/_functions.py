@@ -1,4 +1,4 @@
-"""What torch does slowly by its plainest call: functions with a backward, and bits from noise."""
+"""What torch has not, or does slowly by its plainest call, and several modules need."""
 
 from collections.abc import Iterator
 
@@ -35,6 +35,21 @@ class Function(torch.autograd.Function):
     @classmethod
     def call(cls, *inputs):
         return (cls._twin if is_plain() else cls).apply(*inputs)
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What is computed in where `dtype` is asked for: float32 for the 16-bit types, else itself."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def joint_shape(*shapes: torch.Size) -> torch.Size | None:
+    """What shapes broadcast to; None if they do not."""
+    if all(shape == shapes[0] for shape in shapes):  # torch.broadcast_shapes takes its time
+        return shapes[0]
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        return None
 
 
 def below(noise: Tensor, bound: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from reparam._checks import (
     check_generator,
     check_same_shape,
 )
+from reparam._functions import wide_dtype
 
 __all__ = [
     "ReparameterizedSampling",
@@ -367,15 +368,11 @@ def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str
 def _noise_like(mu: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard Gaussian noise of the shape of `mu`, in float32 at least."""
     check_generator(generator, mu.device)
-    return torch.empty_like(mu, dtype=_wide_dtype(mu)).normal_(generator=generator)
-
-
-def _wide_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+    return torch.empty_like(mu, dtype=wide_dtype(mu.dtype)).normal_(generator=generator)
 
 
 def _wide(x: Tensor) -> Tensor:
-    return x.to(_wide_dtype(x))
+    return x.to(wide_dtype(x.dtype))
 
 
 def _reduced(kl: Tensor, reduction: str) -> Tensor:

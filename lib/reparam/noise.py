@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from reparam._checks import check_generator
+from reparam._functions import wide_dtype
 
 __all__ = ["exponential_noise", "gumbel_noise", "logistic_noise", "open_uniform_noise"]
 
@@ -167,7 +168,7 @@ def _blank(
         raise TypeError(f"size must be an int or a sequence of ints, got {size!r}")
     if any(length < 0 for length in size):
         raise ValueError(f"size must not be negative, got {size}")
-    blank = torch.empty(size, dtype=torch.promote_types(dtype, torch.float32), device=device)
+    blank = torch.empty(size, dtype=wide_dtype(dtype), device=device)
     check_generator(generator, blank.device)
     return blank
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reparam._checks import any_true, check_alike, check_finite, check_float, check_temperature
-from reparam._functions import Function, above_zero
+from reparam._functions import Function, above_zero, joint_shape, wide_dtype
 from reparam.noise import gumbel_noise, logistic_noise
 
 __all__ = [
@@ -405,7 +405,7 @@ def _logistic_given(b: Tensor, logits: Tensor, draws: tuple[int, ...] = ()) -> T
 
 
 def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.to(wide_dtype(logits.dtype))
 
 
 def _with_gumbel_noise(logits: Tensor) -> Tensor:
@@ -435,7 +435,7 @@ def _check_point(name: str, point: Tensor, logits: Tensor) -> None:
     """Where a density is asked for."""
     check_finite(**{name: point, "logits": logits})
     check_alike(logits=logits, **{name: point})
-    if _common_shape(point, logits) is None or (
+    if joint_shape(point.shape, logits.shape) is None or (
         name == "log_y" and point.shape[-1:] != logits.shape[-1:]
     ):
         raise ValueError(
@@ -448,7 +448,7 @@ def _fitting(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
     check_temperature(temperature)
     if not isinstance(temperature, Tensor):
         return temperature
-    if _common_shape(temperature, logits) != logits.shape:
+    if joint_shape(temperature.shape, logits.shape) != logits.shape:
         raise ValueError(
             f"temperature of shape {tuple(temperature.shape)} does not broadcast to the shape of "
             f"logits, {tuple(logits.shape)}"
@@ -456,20 +456,11 @@ def _fitting(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
     return temperature.to(_wide(logits))
 
 
-def _common_shape(a: Tensor, b: Tensor) -> torch.Size | None:
-    if a.shape == b.shape:  # torch.broadcast_shapes takes its time
-        return a.shape
-    try:
-        return torch.broadcast_shapes(a.shape, b.shape)
-    except RuntimeError:
-        return None
-
-
 def _check_given(name: str, b: Tensor, logits: Tensor) -> Tensor:
     """`b`, checked, in the shape that it has with the logits."""
     check_float(**{name: b, "logits": logits})
     check_alike(logits=logits, **{name: b})
-    shape = _common_shape(b, logits)
+    shape = joint_shape(b.shape, logits.shape)
     if shape is None:
         raise ValueError(
             f"{name} and logits must broadcast, got shapes {tuple(b.shape)} and "

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from reparam._checks import any_true, check_alike, check_finite, check_generator
+from reparam._functions import joint_shape, wide_dtype
 from reparam.noise import (
     exponential_noise,
     gumbel_noise,
@@ -297,14 +298,13 @@ def _prepared(generator: torch.Generator | None, **parameters: Tensor) -> list[T
                 "exponential or a softplus"
             )
     shapes = [parameter.shape for parameter in parameters.values()]
-    try:
-        shape = torch.broadcast_shapes(*shapes)
-    except RuntimeError:
+    shape = joint_shape(*shapes)
+    if shape is None:
         raise ValueError(
             f"{' and '.join(parameters)} must have shapes that broadcast, got "
             + " and ".join(str(tuple(shape)) for shape in shapes)
-        ) from None
-    wide = torch.promote_types(first.dtype, torch.float32)
+        )
+    wide = wide_dtype(first.dtype)
     return [parameter.to(wide).expand(shape) for parameter in parameters.values()]
 
 

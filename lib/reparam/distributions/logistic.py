@@ -9,6 +9,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
 from reparam._checks import any_true, check_alike, check_float
+from reparam._functions import wide_dtype
 from reparam.noise import logistic_noise
 
 __all__ = ["Logistic"]
@@ -104,7 +105,7 @@ class Logistic(Distribution):
         return self.scale.log() + 2
 
     def _wide(self) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(self.loc.dtype, torch.float32)
+        wide = wide_dtype(self.loc.dtype)
         return self.loc.to(wide), self.scale.to(wide)
 
     def _standardized(self, value: Tensor) -> tuple[Tensor, Tensor]:

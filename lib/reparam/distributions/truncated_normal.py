@@ -9,7 +9,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
 from reparam._checks import any_true, check_alike, check_float, is_infinite
-from reparam._functions import Function
+from reparam._functions import Function, wide_dtype
 from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks, log_odds_of
 from reparam.noise import logistic_noise
 
@@ -102,11 +102,11 @@ class TruncatedNormal(Distribution):
 
     def rsample(self, sample_shape=()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        dtype = torch.promote_types(self.loc.dtype, torch.float32)
+        dtype = wide_dtype(self.loc.dtype)
         return self._at_log_odds(logistic_noise(shape, dtype=dtype, device=self.loc.device))
 
     def icdf(self, value: Tensor) -> Tensor:
-        u = value.to(torch.promote_types(value.dtype, torch.float32))
+        u = value.to(wide_dtype(value.dtype))
         inside = (u > 0) & (u < 1)
         z = self._at_log_odds(log_odds_of(torch.where(inside, u, 0.5)))
         edge = torch.where(u <= 0, self.low, self.high)
@@ -161,7 +161,7 @@ class TruncatedNormal(Distribution):
         return (squares / (2 * mass) + mass.log() + scale.log()).to(self.loc.dtype)
 
     def _wide(self) -> list[Tensor]:
-        dtype = torch.promote_types(self.loc.dtype, torch.float32)
+        dtype = wide_dtype(self.loc.dtype)
         return [p.to(dtype) for p in (self.loc, self.scale, self.low, self.high)]
 
     def _around_mode(self):

@@ -9,7 +9,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
 from reparam._checks import check_alike, check_float, is_infinite
-from reparam._functions import Function
+from reparam._functions import Function, wide_dtype
 from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks, log_odds_of
 from reparam.noise import logistic_noise
 
@@ -137,7 +137,7 @@ class VonMises(Distribution):
         return entropy.to(self.loc.dtype)
 
     def _wide(self) -> tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(self.loc.dtype, torch.float32)
+        dtype = wide_dtype(self.loc.dtype)
         return self.loc.to(dtype), self.concentration.to(dtype)
 
     def _log_normalizer(self) -> Tensor:

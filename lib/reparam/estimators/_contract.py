@@ -18,7 +18,7 @@ from torch.distributions import (
 )
 
 from reparam._checks import check_count, holds_nan, is_infinite
-from reparam._functions import Function, below, graph_of, is_plain
+from reparam._functions import Function, below, graph_of, is_plain, wide_dtype
 
 Integrand = Callable[[Tensor], Tensor]
 
@@ -63,7 +63,7 @@ def widened(estimate: Callable) -> Callable:
             if not (isinstance(values, Tensor) and values.is_floating_point()):
                 return values  # which is refused
             came.append(values.dtype)
-            return values.to(torch.promote_types(values.dtype, torch.float32))
+            return values.to(wide_dtype(values.dtype))
 
         wide = {name: p.float() for name, p in parameters_of(distribution).items()}
         return estimate(self, in_both, rebuilt(distribution, wide), num_samples).to(came[0])
@@ -268,7 +268,7 @@ def draw(distribution: Distribution, num_samples: int) -> Tensor:
 
 def uniform_noise(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Uniform on [0, 1), in float32 at least, where it lies on a grid of 2**-24."""
-    wide = torch.promote_types(dtype, torch.float32)
+    wide = wide_dtype(dtype)
     return torch.rand(shape, dtype=wide, device=device)
 
 
@@ -290,7 +290,7 @@ def draw_together(distributions: Sequence[Distribution], shape: Sequence[int] = 
         return _from_one_state(distributions, shape)
     noise, sample = _FROM_NOISE[kind]
     like = first.mean
-    wide = torch.promote_types(like.dtype, torch.float32)
+    wide = wide_dtype(like.dtype)
     drawn = noise((*shape, *first.batch_shape), dtype=wide, device=like.device)
     return [sample(q, drawn).to(like.dtype) for q in bases]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reparam._checks import any_true, check_alike, check_count, check_float, is_infinite
-from reparam._functions import is_plain
+from reparam._functions import is_plain, joint_shape
 
 __all__ = ["Flow", "FlowSequence"]
 
@@ -110,14 +110,6 @@ class Flow(nn.Module):
             )
         if is_infinite(tensor):
             raise ValueError(f"{name} holds infinite values")
-
-
-def joint_shape(*shapes: torch.Size) -> torch.Size | None:
-    """What shapes broadcast to; None if they do not."""
-    try:
-        return torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        return None
 
 
 class FlowSequence(Flow):

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from reparam._checks import check_float
-from reparam._functions import Function, is_plain
-from reparam.flows._contract import Flow, FlowSequence, joint_shape
+from reparam._functions import Function, is_plain, joint_shape
+from reparam.flows._contract import Flow, FlowSequence
 
 __all__ = ["NormalizingFlowPosterior"]
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reparam._checks import any_true, check_alike, check_count, check_flag, check_float, is_infinite
+from reparam._functions import wide_dtype
 from reparam.flows._networks import bounded
 from reparam.flows.coupling import CouplingFlow
 
@@ -57,7 +58,7 @@ def rational_quadratic_spline(
     tensor([-5., -1.,  0.,  1.])
     """
     _check_spline(z, widths, heights, slopes, inverse)
-    wide = torch.promote_types(z.dtype, torch.float32)
+    wide = wide_dtype(z.dtype)
     bins = torch.stack([widths, heights], -2).to(wide)
     knots = F.pad(bins.cumsum(-1), (1, 0)) - bins.sum(-1, keepdim=True) / 2
     slopes = F.pad(slopes.to(wide), (1, 1), value=1.0)
