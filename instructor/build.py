@@ -143,7 +143,7 @@ def _for_teachers(exercise):
     _, hidden = exercise.tests()
     lines = ["### Why", "", exercise.fill(exercise.one("solution")), "", "### Rubric", ""]
     lines += [exercise.fill(exercise.one("rubric")), "", "| hidden test | points |", "|---|--:|"]
-    for test in _running.tests_of(hidden):
+    for test in _running.checks_of(hidden):
         lines.append(f"| {_running.about(test)['title']} | {getattr(test, 'points', 0):g} |")
     lines += ["", "Known wrong answers, each caught by the hidden tests:", ""]
     lines += [f"- {cell.title}" for cell in exercise.of("wrong")]
@@ -319,7 +319,7 @@ def _hidden_cells(exercise, stem):
     )
     yield _nbgrader_cell(_cell("code", f"{stem}-tests", common), f"{stem}-tests", grade=True)
     _, hidden = exercise.tests()
-    for number, test in enumerate(_running.tests_of(hidden), 1):
+    for number, test in enumerate(_running.checks_of(hidden), 1):
         source = (
             f"{begin}\nfound = run({test.__name__}, Answer(globals(), {exercise.given!r}), "
             f'{number})\nassert found.status == "passed", found.message\n{end}'

@@ -43,7 +43,7 @@ sources-committed:
 NBGRADER := .venv/nbgrader
 $(NBGRADER)/.installed: instructor/requirements.txt | $(INSTALLED)
 	@test -x $(NBGRADER)/bin/python || $(PYTHON) -m venv $(NBGRADER)
-	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(NBGRADER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_book.pth
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"), "$(CURDIR)/lib", sep="\n")' > $$($(NBGRADER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_book.pth
 	@$(NBGRADER)/bin/python -m pip install -q -r $<
 	@touch $@
 

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from instructor import sources
-from reparam.exercises._running import Answer, run, tests_of
+from reparam.exercises._running import Answer, run, checks_of
 
 
 def namespace(exercise, attempt=None, blank=False):
@@ -37,14 +37,14 @@ def outcomes(exercise, space, seed, kind="hidden"):
     """The outcomes of one kind of tests on an answer's names."""
     visible, hidden = exercise.tests()
     answer = Answer(space, exercise.given)
-    return [run(test, answer, seed) for test in tests_of(visible if kind == "visible" else hidden)]
+    return [run(test, answer, seed) for test in checks_of(visible if kind == "visible" else hidden)]
 
 
 def verify(exercise, seeds, each=lambda: None):
     """Faults of an exercise, a sentence each, and {what: how often it was noticed}."""
     faults, counts = [], Counter()
     _, hidden = exercise.tests()
-    worth = sum(getattr(test, "points", 0) for test in tests_of(hidden))
+    worth = sum(getattr(test, "points", 0) for test in checks_of(hidden))
     if worth != exercise.about["points"]:
         faults.append(f"the hidden tests are worth {worth} points, `about` says "
                       f"{exercise.about['points']}")  # fmt: skip

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from instructor import sources
 from instructor.grader import sandbox
 from instructor.grader.peer import Broken, RemoteError
-from reparam.exercises._running import Outcome, about, run, tests_of
+from reparam.exercises._running import Outcome, about, run, checks_of
 from reparam.exercises.expect import Unanswered
 
 TEST_SECONDS = 10  # of one test; a right answer takes hundredths of one
@@ -208,7 +208,7 @@ def _record(exercise, outcomes):
 
 @functools.cache
 def _compiled(path, cohort):
-    return tests_of(sources.read(path, cohort).tests()[1])
+    return checks_of(sources.read(path, cohort).tests()[1])
 
 
 def _hidden(exercise):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from instructor import build, sources, verify
-from reparam.exercises._running import tests_of
+from reparam.exercises._running import checks_of
 
 EXERCISES = sources.load()
 IDS = [exercise.id for exercise in EXERCISES]
@@ -41,8 +41,8 @@ def test_its_parts_are_there(exercise):
     assert 1 <= about["difficulty"] <= 5 and 5 <= about["minutes"] <= 60
     assert 3 <= about["points"] <= 10
     visible, hidden = exercise.tests()
-    assert len(tests_of(visible)) >= 2 and len(tests_of(hidden)) >= 3
-    for test in [*tests_of(visible), *tests_of(hidden)]:
+    assert len(checks_of(visible)) >= 2 and len(checks_of(hidden)) >= 3
+    for test in [*checks_of(visible), *checks_of(hidden)]:
         assert test.__doc__, f"{test.__name__} has no title"
     words = len(" ".join(cell.text for cell in exercise.of("text")).split())
     assert 30 <= words <= 330, f"the statement has {words} words"

@@ -15,7 +15,7 @@ import torch
 
 from reparam.exercises import checks as _checks
 from reparam.exercises import expect
-from reparam.exercises._running import Answer, Outcome, points, run, tests_of
+from reparam.exercises._running import Answer, Outcome, points, run, checks_of
 
 __all__ = ["Outcome", "check", "expect", "points", "require"]
 
@@ -68,7 +68,7 @@ def _report(exercise, namespace):
     answer = Answer(namespace, given)
     # The learner's own random numbers go on afterwards as if nothing had been checked.
     with torch.random.fork_rng(devices=[]):
-        outcomes = [run(test, answer, _SEED) for test in tests_of(vars(module))]
+        outcomes = [run(test, answer, _SEED) for test in checks_of(vars(module))]
     if all(outcome.status == "unanswered" for outcome in outcomes):
         return (
             f"Exercise {exercise} is not answered yet: fill in its cells, run them, then this one.",

@@ -73,7 +73,7 @@ def points(number):
     return mark
 
 
-def tests_of(namespace):
+def checks_of(namespace):
     """The checks of a module, in the order in which they stand there."""
     return [thing for name, thing in namespace.items() if name.startswith("test_")]
 

@@ -95,7 +95,7 @@ def number(value, what):
     2.0
     """
     try:
-        found = float(value)
+        found = float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         name = _article(type(value).__name__)
         raise NotYet(f"{what} should be one number.", f"yours is {name}") from None
