@@ -239,20 +239,20 @@ def test_bounded(answer, rng):
 
 @points(1)
 def test_state(answer, rng):
-    """The mask is saved with the module, and the networks learn."""
-    weight = torch.randn(2, generator=rng).requires_grad_()
-    mask = torch.tensor([1.0, 0.0])
-    layer = answer.MaskedCoupling(
-        mask, lambda z: weight[0] * z + 0.5, lambda z: weight[1] * z
-    )
+    """The mask is saved with the module, and gradients pass through the networks."""
+    bound, mask = answer.given["BOUND"], torch.tensor([1.0, 0.0])
+    layer = answer.MaskedCoupling(mask, first(1.5), first(-2.0))
     state = layer.state_dict()
     expect.that(
         "mask" in state, "The state has no `mask`: it is lost when saved."
     )
     expect.close(state["mask"], mask, "The mask in the state")
     expect.that(not answer.parameters(layer), "The mask would be trained.")
-    image, log_det = layer(torch.randn(3, 2, generator=rng))
-    expect.gradients(image.sum() + log_det.sum(), weight=weight)
+    z = torch.randn(3, 2, generator=rng).requires_grad_()
+    slope = expect.gradients(layer(z)[1], z=z)["z"]
+    wanted = 1.5 / torch.cosh(1.5 * z.detach()[:, 0] / bound) ** 2
+    wanted = torch.stack([wanted, torch.zeros(3)], -1)
+    expect.close(slope, wanted, "The gradient of the log-determinant", atol=1e-4)
 
 
 # %% right: only the moved columns are touched
@@ -374,6 +374,26 @@ class MaskedCoupling(nn.Module):
 
     def inverse(self, y):
         return (y - self.t) * (-self.s).exp(), -self.s.sum(-1)
+
+
+# %% wrong: the networks are cut off from gradients, the mask is no buffer
+class MaskedCoupling(nn.Module):
+    def __init__(self, mask, log_scale, shift):
+        super().__init__()
+        self.keeps, self.log_scale, self.shift = mask, log_scale, shift
+
+    def told(self, z):
+        kept, moves = (self.keeps * z).detach(), 1 - self.keeps
+        s = moves * BOUND * torch.tanh(self.log_scale(kept) / BOUND)
+        return s, moves * self.shift(kept)
+
+    def forward(self, z):
+        s, t = self.told(z)
+        return z * s.exp() + t, s.sum(-1)
+
+    def inverse(self, y):
+        s, t = self.told(y)
+        return (y - t) * (-s).exp(), -s.sum(-1)
 
 
 # %% wrong: a clamp for the bound, and the mask a parameter

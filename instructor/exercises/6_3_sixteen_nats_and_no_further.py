@@ -188,23 +188,17 @@ def test_shown(answer, rng):
 @points(2)
 def test_values(answer, rng):
     """The log-determinant for points near and far, and constraints near and far."""
-    for s in (-80.0, -25.0, -3.0, 0.0, 40.0, 80.0):
+    for s in (-80.0, -3.0, 0.0, 80.0):
         w = torch.randn(4, generator=rng)
         w = w / w.norm() * (0.5 + torch.rand((), generator=rng))
         aside = torch.randn(4, generator=rng)
         u = s * w / (w @ w) + aside - (aside @ w) * w / (w @ w)
-        a = torch.tensor([-50.0, -6.0, -2.0, -0.7, 0.4, 1.0, 3.0, 8.0, 100.0])
+        a = torch.tensor([-50.0, -6.0, -0.7, 0.4, 1.5, 8.0, 100.0])
         z = a[:, None] * w / (w @ w)
         found = answer.log_det(z, u, w, torch.tensor(0.0))
         sizes = (z.double() @ w.double()), (u.double() @ w.double())
         wanted = torch.tensor([exact(x, sizes[1]) for x in sizes[0]])
-        library = torch.tensor(
-            [exact(x, sizes[1], of_the_library) for x in sizes[0]]
-        )
-        expect.close(
-            found, wanted, "The log-determinant", atol=1e-3, rtol=1e-4,
-            mistakes={"this is the library's constraint; keep the document's": library},
-        )  # fmt: skip
+        expect.close(found, wanted, "The log-determinant", atol=1e-3, rtol=1e-4)
 
 
 @points(2)
@@ -224,12 +218,14 @@ def test_small(answer, rng):
 @points(2)
 def test_gradients(answer, rng):
     """The gradients by u and b are finite and right."""
-    for s in (-60.0, -18.0, 2.0, 60.0):
+    for s in (-60.0, 2.0, 60.0):
         for shift in (0.0, 2.0, 100.0):
             z, u, w, _ = on_the_plane(s)
             b = torch.tensor(shift, requires_grad=True)
             found = expect.gradients(
-                answer.log_det(z, u.requires_grad_(), w, b), u=u, b=b
+                torch.ones(1) * answer.log_det(z, u.requires_grad_(), w, b),
+                u=u,
+                b=b,
             )
             with mpmath.workdps(80):
                 h = mpmath.mpf(10) ** -30
