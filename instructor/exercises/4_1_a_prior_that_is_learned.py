@@ -39,7 +39,7 @@ def kl_between(
 
 
 def best_prior(mu: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
-    """(m, log s²), each [D]: the prior with the smallest average KL from all rows.
+    """(m, log s²), each [D], of the prior with the smallest average KL.
 
     mu and log_var, [N, D], are means and log-variances of N posteriors.
     """

@@ -14,7 +14,7 @@ import torch
 
 # %% given
 MU = 2.002
-SIGMA = 0.001  # or 0.0125, 0.1
+SIGMA = 0.001  # or 0.0125, 0.04
 
 # %% text
 r"""
@@ -39,7 +39,7 @@ def rounded(tensor):
 
 # %% answer
 def stored(name, mu, sigma, epsilon):
-    """z = mu + sigma · epsilon in float32, the tensor called `name` alone rounded.
+    """z = mu + sigma · epsilon in float32, only the tensor `name` rounded.
 
     mu and sigma are float32 tensors without dimensions, epsilon has any shape;
     name is "mu", "sigma", "epsilon" or "z".
@@ -339,7 +339,7 @@ wide = ["epsilon"]
 
 # %% solution
 r"""
-Near 2 the numbers of bfloat16 are 1/64 apart (1/128 below 2). A rounded $\mu$ is off by 0.002 whatever $\sigma$ is: two standard deviations at $\sigma = 0.001$, a sixth of one at 0.0125, nothing to speak of at 0.1. A rounded $z$ collapses to one value at $\sigma = 0.001$; at 0.0125 the grid is as coarse as the noise and rounding *adds* variance, about $h^2/12$ for a grid of width $h$; at 0.1 it drowns. So `wide` is `["mu", "z"]`, `["mu"]` or `[]`.
+Near 2 the numbers of bfloat16 are 1/64 apart (1/128 below 2). A rounded $\mu$ is off by 0.002 whatever $\sigma$ is: two standard deviations at $\sigma = 0.001$, a sixth of one at 0.0125, a twentieth at 0.04. A rounded $z$ collapses to one value at $\sigma = 0.001$; at 0.0125 the grid is as coarse as the noise and rounding *adds* variance, about $h^2/12$ for a grid of width $h$; at 0.04 it drowns. So `wide` is `["mu", "z"]`, `["mu"]` or `[]`.
 
 $\sigma$ and $\varepsilon$ are harmless in every case, since rounding is relative, and their errors are a fraction of the noise. What must be wide are the tensors whose *size* has nothing to do with their *resolution*: the sum, and the mean that goes into it. (The KL is another matter, see (4.4).)
 

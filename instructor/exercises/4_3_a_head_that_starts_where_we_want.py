@@ -45,8 +45,8 @@ class GaussianHead(nn.Module):
     ):
         super().__init__()
         ### BEGIN SOLUTION
-        center, half = (low + high) / 2, (high - low) / 2
-        share = (2 * math.log(start) - center) / half
+        middle, reach = (low + high) / 2, (high - low) / 2
+        share = (2 * math.log(start) - middle) / reach
         if not -1 < share < 1:
             raise ValueError(f"start={start} is outside what the bounds allow")
         self.low, self.high = low, high
@@ -54,7 +54,7 @@ class GaussianHead(nn.Module):
         self.raw_head = nn.Linear(in_features, latent_dim)
         nn.init.zeros_(self.raw_head.weight)
         self.raw_head.bias.data.fill_(
-            center + half * share / math.sqrt(1 - share**2)
+            middle + reach * share / math.sqrt(1 - share**2)
         )
         ### END SOLUTION
 
@@ -73,7 +73,7 @@ If $\sigma$ must not depend on `h` at the start, what must the weights of `raw` 
 
 # %% hint
 r"""
-With $s = (\log\sigma^2 - c)/h$, the bounded value relative to the range, (4.2) says $s = t/\sqrt{1+t^2}$. Square it and solve for $t$; the sign is that of $s$.
+Let $s$ be the bounded value relative to the range: less its center, divided by half its width. Then (4.2) says $s = t/\sqrt{1+t^2}$. Square it and solve for $t$; the sign is that of $s$.
 """
 
 # %% hint
@@ -91,9 +91,9 @@ from reparam.exercises import expect
 
 def smooth(raw, low, high):
     """(4.2), typed from the chapter."""
-    center, half = (low + high) / 2, (high - low) / 2
-    t = (raw - center) / half
-    return center + half * t / math.sqrt(1 + t * t)
+    middle, reach = (low + high) / 2, (high - low) / 2
+    t = (raw - middle) / reach
+    return middle + reach * t / math.sqrt(1 + t * t)
 
 
 def test_start(answer, rng):
@@ -327,7 +327,7 @@ class GaussianHead(GaussianHead):
 
 # %% solution
 r"""
-$s = t/\sqrt{1+t^2}$ gives $t = s/\sqrt{1-s^2}$, so the bias is $c + h\,s/\sqrt{1-s^2}$ with $s = (2\log\text{start}-c)/h$. Without the inverse the start is off wherever the bound bends: for `start=0.1` in $(-10, 10)$ it is 0.12, and near the ends it is off by orders of magnitude.
+$s = t/\sqrt{1+t^2}$ gives $t = s/\sqrt{1-s^2}$, so with the center $c$ and half the width, $a$, the bias is $c + a\,s/\sqrt{1-s^2}$ with $s = (2\log\text{start}-c)/a$. Without the inverse the start is off wherever the bound bends: for `start=0.1` in $(-10, 10)$ it is 0.12, and near the ends it is off by orders of magnitude.
 
 Weights of exactly zero are fine in *this* layer. Zero is a problem where layers above and below are zero, too, or where units with the same input must come apart; here the gradient of a weight is its input times the slope at `raw`, and both are there. The document's 0.01 makes a start that depends on the pixels' scale; a zero does not.
 """

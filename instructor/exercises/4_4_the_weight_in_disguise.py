@@ -32,7 +32,7 @@ A learning rate absorbs a factor, and a constant has no gradient. So every such 
 
 # %% code
 def vae_loss(logits, x, mu, log_var):
-    """logits and x are [N, P], mu and log_var [N, D]; it runs, and is not right."""
+    """It runs, and is not right. logits, x are [N, P], mu, log_var [N, D]."""
     reconstruction = F.binary_cross_entropy_with_logits(logits, x)
     kl = gaussian_kl(mu, log_var, reduction="none").mean()
     return reconstruction + kl
@@ -168,7 +168,7 @@ def test_mended(answer, rng):
 
 
 # %% hidden
-import torch.nn.functional as F
+from torch import nn
 
 from reparam.exercises import points
 
@@ -177,7 +177,9 @@ def reduced(over_pixels, over_latents, over_batch=torch.mean, weight=1.0):
     """A loss with reductions of its own."""
 
     def loss(logits, x, mu, log_var):
-        ce = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        ce = nn.functional.binary_cross_entropy_with_logits(
+            logits, x, reduction="none"
+        )
         kl = (mu**2 + log_var.exp() - 1 - log_var) / 2
         return over_batch(over_pixels(ce, -1) + weight * over_latents(kl, -1))
 
@@ -306,8 +308,8 @@ def mended_loss(logits, x, mu, log_var):
 
 # %% wrong: mends the KL only
 def mended_loss(logits, x, mu, log_var):
-    kl = gaussian_kl(mu, log_var).mean()
-    return F.binary_cross_entropy_with_logits(logits, x) + kl
+    reconstruction = F.binary_cross_entropy_with_logits(logits, x)
+    return reconstruction + gaussian_kl(mu, log_var, "batchmean")
 
 
 # %% wrong: sums one term over the batch
