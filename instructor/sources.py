@@ -108,7 +108,8 @@ class Exercise:
     @cached_property
     def names(self):
         """What the learner has to define."""
-        return list(dict.fromkeys(n for c in self.of("answer") for n in names_in(c.text)))
+        found = [name for cell in self.of("answer") for name in names_in(cell.text)]
+        return [name for name in dict.fromkeys(found) if not name.startswith("_")]
 
     @cached_property
     def given(self):
@@ -147,11 +148,9 @@ class Exercise:
             indent, solution = match.groups()
             if indent:
                 return f'{indent}raise NotImplementedError("{self.id}: your lines go here")\n'
-            names = names_in(solution)
-            for node in ast.parse(solution).body:
-                if not isinstance(node, ast.Assign | ast.AnnAssign):
-                    self.fail("a solution at top level may only assign; put a `def` or `class` "
-                              "line before the mark", cell)  # fmt: skip
+            names = [name for name in names_in(solution) if not name.startswith("_")]
+            if not names:
+                self.fail("a solution at top level assigns a name without underscore", cell)
             return "".join(f"{name} = None  # your answer\n" for name in names)
 
         return _SOLUTION.sub(replace, cell.text + "\n").rstrip("\n")

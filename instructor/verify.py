@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from instructor import sources
-from reparam.exercises._running import Answer, run, checks_of
+from reparam.exercises._running import Answer, checks_of, run
 
 
 def namespace(exercise, attempt=None, blank=False):

@@ -207,7 +207,9 @@ def test_choice(answer, rng):
     every = {tau: exact_moments(np.exp, np.e - 1, -1.0, tau) for tau in TAUS}
 
     def least(error):
-        return min(TAUS, key=lambda tau: error(**{k: every[tau][k] for k in used}))
+        return min(
+            TAUS, key=lambda tau: error(**{k: every[tau][k] for k in used})
+        )
 
     used = ("bias", "variance")
     expect.close(

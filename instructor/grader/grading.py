@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from instructor import sources
 from instructor.grader import sandbox
 from instructor.grader.peer import Broken, RemoteError
-from reparam.exercises._running import Outcome, about, run, checks_of
+from reparam.exercises._running import Outcome, about, checks_of, run
 from reparam.exercises.expect import Unanswered
 
 TEST_SECONDS = 10  # of one test; a right answer takes hundredths of one

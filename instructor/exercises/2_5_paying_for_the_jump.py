@@ -1,0 +1,248 @@
+# %% about
+"""
+title = "Paying for the jump"
+kind = "harder"
+difficulty = 4
+minutes = 35
+points = 8
+objective = "Mend the pathwise gradient of a function with a jump by its boundary term"
+after = "Where it breaks: a step"
+"""
+
+# %% imports
+import math
+import torch
+from torch.distributions import Normal
+
+# %% text
+r"""
+The pathwise gradient sees the slope of $f$ and never its jumps. Let
+
+$$f(z) = g(z)\ \text{for } z<c, \qquad f(z) = h(z)\ \text{for } z\ge c,$$
+
+with smooth $g$ and $h$ that need not meet at $c$, and $z = \mu+\sigma\varepsilon$.
+
+> **Predict first.** Move $\mu$ up a little. Some samples cross $c$ and their $f$ jumps by $h(c)-g(c)$. How many cross, per unit of $\mu$? And per unit of $\sigma$, if $c$ lies below $\mu$: does raising $\sigma$ push samples over $c$ upwards or downwards?
+
+Derive the missing term for both parameters, then write `mended_gradients(g, h, c, mu, sigma, eps)`: two tensors `[n]`, for each noise in `eps` (shape `[n]`) one unbiased estimate of the derivative by $\mu$ and one by $\sigma$. `g` and `h` take and return tensors of one shape and are differentiable by PyTorch; `c`, `mu`, `sigma` are Python numbers. The estimates must scatter no more than the pathwise ones.
+"""
+
+
+# %% answer
+def mended_gradients(g, h, c, mu, sigma, eps):
+    """([n], [n]): unbiased estimates of d/dμ and d/dσ of E[f(z)]."""
+    ### BEGIN SOLUTION
+    z = (mu + sigma * eps).requires_grad_()
+    values = torch.where(z < c, g(z), h(z))
+    (slope,) = torch.autograd.grad(values.sum(), z)
+    edge = torch.tensor([float(c)])
+    jump = (h(edge) - g(edge)).detach()
+    u = (c - mu) / sigma
+    density = math.exp(-u * u / 2) / math.sqrt(2 * math.pi) / sigma
+    return slope + jump * density, slope * eps + jump * density * u
+    ### END SOLUTION
+
+
+# %% hint
+r"""
+Write $\mathbb E[f] = \int_{-\infty}^{u} g(\mu+\sigma\varepsilon)\varphi(\varepsilon)\,d\varepsilon + \int_{u}^{\infty} h(\mu+\sigma\varepsilon)\varphi(\varepsilon)\,d\varepsilon$ with $u = (c-\mu)/\sigma$, and differentiate: the limits of the integrals move, too.
+"""
+
+# %% hint
+r"""
+The moving limit contributes $-(h(c)-g(c))\,\varphi(u)\,\frac{\partial u}{\partial\theta}$, and $\frac{\partial u}{\partial\mu} = -\frac1\sigma$.
+"""
+
+# %% hint
+r"""
+The term does not depend on the sample: it is a number, added to each estimate. It adds no noise.
+"""
+
+# %% visible
+import math
+
+import torch
+
+from reparam.exercises import expect
+
+
+def exact(g, h, c, mu, sigma):
+    """E[f] differentiated on a fine grid of the density: its derivative times f."""
+    z = torch.linspace(
+        mu - 9 * sigma, mu + 9 * sigma, 400_001, dtype=torch.float64
+    )
+    z = (z[1:] + z[:-1]) / 2
+    u = (z - mu) / sigma
+    weights = (
+        torch.exp(-u * u / 2)
+        / math.sqrt(2 * math.pi)
+        / sigma
+        * (18 * sigma / 400_000)
+    )
+    f = torch.where(z < c, g(z), h(z))
+    return float((f * weights * u).sum() / sigma), float(
+        (f * weights * (u * u - 1)).sum() / sigma
+    )
+
+
+def test_step(answer, rng):
+    """A plain step at 0 under N(0.5, 1)."""
+    eps = torch.randn(1000, generator=rng)
+    found = answer.mended_gradients(
+        lambda z: 0 * z, lambda z: 0 * z + 1, 0.0, 0.5, 1.0, eps
+    )
+    expect.that(
+        isinstance(found, (tuple, list)) and len(found) == 2,
+        "Two tensors are expected.",
+    )
+    density = math.exp(-0.125) / math.sqrt(2 * math.pi)
+    by_mu = expect.tensor(found[0], (1000,), "The derivative by μ")
+    expect.close(
+        by_mu, torch.full((1000,), density), "The derivative by μ of a step", rtol=1e-3,
+        mistakes={
+            "this is the pathwise gradient: the samples that cross the edge are not counted":
+                torch.zeros(1000),
+            "the sign of the jump: h(c) - g(c)": torch.full((1000,), -density),
+        },
+    )  # fmt: skip
+    expect.close(
+        expect.tensor(found[1], (1000,), "The derivative by σ"),
+        torch.full((1000,), -0.5 * density), "The derivative by σ of a step", rtol=1e-3,
+        mistakes={
+            "by σ the edge moves with (c - μ)/σ, the term of μ does not serve":
+                torch.full((1000,), density),
+            "the sign: raising σ takes samples below an edge that lies below μ":
+                torch.full((1000,), 0.5 * density),
+        },
+    )  # fmt: skip
+
+
+def test_no_jump(answer, rng):
+    """Where the pieces meet, nothing is added."""
+    eps = torch.randn(500, generator=rng)
+    by_mu, _ = answer.mended_gradients(torch.abs, torch.abs, 0.0, 0.3, 1.0, eps)
+    z = 0.3 + eps
+    expect.close(by_mu, torch.sign(z), "The derivative by μ of |z|", atol=1e-3)
+
+
+# %% hidden
+from reparam.exercises import points
+
+
+def pieces(rng):
+    a, b, d, e = torch.randn(4, generator=rng).tolist()
+    return lambda z: torch.sin(a * z) + b, lambda z: 0.5 * d * z**2 + e
+
+
+def pathwise_deviation(g, h, c, mu, sigma):
+    eps = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    z = (mu + sigma * eps).requires_grad_()
+    (slope,) = torch.autograd.grad(torch.where(z < c, g(z), h(z)).sum(), z)
+    return float(slope.std()) * 1.1 + 0.05, float(
+        (slope * eps).std()
+    ) * 1.15 + 0.05
+
+
+def run_case(answer, rng, which):
+    for _ in range(2):
+        g, h = pieces(rng)
+        c, mu = torch.randn(2, generator=rng).tolist()
+        sigma = 0.5 + torch.rand((), generator=rng).item()
+        truth = exact(g, h, c, mu, sigma)[which]
+        deviation = pathwise_deviation(g, h, c, mu, sigma)[which]
+        eps = torch.randn(40_000, generator=rng)
+        found = answer.mended_gradients(g, h, c, mu, sigma, eps)[which]
+        name = "The derivative by " + "μσ"[which]
+        found = expect.tensor(found, (40_000,), name)
+        expect.mean(found, truth, name, deviation=deviation)
+
+
+@points(3)
+def test_by_mu(answer, rng):
+    """By μ, for pieces that do not meet."""
+    run_case(answer, rng, 0)
+
+
+@points(3)
+def test_by_sigma(answer, rng):
+    """By σ, for pieces that do not meet."""
+    run_case(answer, rng, 1)
+
+
+@points(2)
+def test_far_edge_and_scale(answer, rng):
+    """A step elsewhere and of another height."""
+    height = 1 + torch.rand((), generator=rng).item()
+    mu, sigma, c = 1.0, 0.6, 1.9
+    density = math.exp(-0.5 * 1.5**2) / math.sqrt(2 * math.pi) / sigma
+    eps = torch.randn(100, generator=rng)
+    by_mu, by_sigma = answer.mended_gradients(
+        lambda z: 0 * z - height, lambda z: 0 * z + height, c, mu, sigma, eps
+    )
+    wanted = torch.full((100,), 2 * height * density)
+    expect.close(by_mu, wanted, "The derivative by μ of a step", rtol=1e-3)
+    expect.close(
+        by_sigma, 1.5 * wanted, "The derivative by σ of a step", rtol=1e-3
+    )
+
+
+# %% right: the step taken out, its mean differentiated in closed form
+def mended_gradients(g, h, c, mu, sigma, eps):
+    m = torch.tensor(float(mu), requires_grad=True)
+    s = torch.tensor(float(sigma), requires_grad=True)
+    edge = torch.tensor(float(c))
+    above = 1 - Normal(m, s).cdf(edge)
+    by_mu, by_sigma = torch.autograd.grad(above, [m, s])
+    jump = float(h(edge.reshape(1)) - g(edge.reshape(1)))
+    z = (mu + sigma * eps).requires_grad_()
+    mask = (z.detach() >= c).to(z.dtype)
+    (slope,) = torch.autograd.grad((mask * h(z) + (1 - mask) * g(z)).sum(), z)
+    return slope + jump * by_mu, eps * slope + jump * by_sigma
+
+
+# %% wrong: pathwise alone
+def mended_gradients(g, h, c, mu, sigma, eps):
+    z = (mu + sigma * eps).requires_grad_()
+    (slope,) = torch.autograd.grad(torch.where(z < c, g(z), h(z)).sum(), z)
+    return slope, slope * eps
+
+
+# %% wrong: the term of μ for σ as well
+def mended_gradients(g, h, c, mu, sigma, eps):
+    z = (mu + sigma * eps).requires_grad_()
+    (slope,) = torch.autograd.grad(torch.where(z < c, g(z), h(z)).sum(), z)
+    edge = torch.tensor([float(c)])
+    term = (h(edge) - g(edge)).detach() * Normal(mu, sigma).log_prob(edge).exp()
+    return slope + term, slope * eps + term
+
+
+# %% wrong: the density of the noise, not of z
+def mended_gradients(g, h, c, mu, sigma, eps):
+    z = (mu + sigma * eps).requires_grad_()
+    (slope,) = torch.autograd.grad(torch.where(z < c, g(z), h(z)).sum(), z)
+    edge = torch.tensor([float(c)])
+    u = (c - mu) / sigma
+    term = (
+        (h(edge) - g(edge)).detach()
+        * math.exp(-u * u / 2)
+        / math.sqrt(2 * math.pi)
+    )
+    return slope + term, slope * eps + term * u
+
+
+# %% wrong: the score function, unbiased and loud
+def mended_gradients(g, h, c, mu, sigma, eps):
+    z = mu + sigma * eps
+    f = torch.where(z < c, g(z), h(z)) + 0.0
+    return f * eps / sigma, f * (eps**2 - 1) / sigma
+
+
+# %% solution
+r"""
+With $u = (c-\mu)/\sigma$ the limits of the two integrals move, and Leibniz' rule adds $-(h(c)-g(c))\,\varphi(u)\,\partial u/\partial\theta$: $(h(c)-g(c))\,q(c)$ by $\mu$ and $(h(c)-g(c))\,q(c)\,u$ by $\sigma$, with $q(c) = \varphi(u)/\sigma$ the density at the edge. The density counts how many samples cross per unit; $u$ says in which direction raising $\sigma$ moves the edge. The term is a number, so the variance is that of the pathwise estimate; what it costs is to know where the jump is.
+"""
+
+# %% rubric
+r"""
+Three points for each parameter, two for steps of other heights and scales. The score function is unbiased and too loud; it gets nothing but the discussion.
+"""
