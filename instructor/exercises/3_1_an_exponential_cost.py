@@ -1,0 +1,181 @@
+# %% about
+"""
+title = "An exponential cost"
+kind = "derivation"
+difficulty = 3
+minutes = 20
+points = 5
+objective = "Derive the variance of both estimators for an f that is no polynomial"
+after = "How loud: the square, worked"
+"""
+
+# %% imports
+import math
+import torch
+
+# %% text
+r"""
+The chapter derives both variances for $f(z) = z^2$. Do the same for $f(z) = e^z$ with $z\sim N(\mu,\sigma^2)$, for one sample and the gradient by $\mu$. All you need is one moment and its derivatives by $t$:
+
+$$\mathbb E\!\left[e^{tz}\right] = e^{t\mu + t^2\sigma^2/2}.$$
+
+> **Predict first.** Let $\sigma\to0$. One of the two variances goes to 0, the other to infinity. Which, and how fast?
+
+Write `variance_pathwise(mu, sigma)` and `variance_score(mu, sigma)`; arguments are Python numbers, results numbers.
+"""
+
+
+# %% answer
+def variance_pathwise(mu, sigma):
+    """Var[f'(z)] for f = exp."""
+    ### BEGIN SOLUTION
+    return math.exp(2 * mu + 2 * sigma**2) - math.exp(2 * mu + sigma**2)
+    ### END SOLUTION
+
+
+def variance_score(mu, sigma):
+    """Var[f(z) (z - mu) / sigma**2] for f = exp."""
+    ### BEGIN SOLUTION
+    second = math.exp(2 * mu + 2 * sigma**2) * (1 + 4 * sigma**2) / sigma**2
+    return second - math.exp(2 * mu + sigma**2)
+    ### END SOLUTION
+
+
+# %% hint
+r"""
+Both estimates have the same mean, $e^{\mu+\sigma^2/2}$; take its square from the second moment.
+"""
+
+# %% hint
+r"""
+Under the weight $e^{2z}$ the normal law is again normal, with mean $\mu + 2\sigma^2$ and the old variance: $\mathbb E[e^{2z}(z-\mu)^2] = \mathbb E[e^{2z}]\,(\sigma^2 + 4\sigma^4)$.
+"""
+
+# %% visible
+import math
+
+import numpy as np
+
+from reparam.exercises import expect
+
+
+def moments(function, mu, sigma):
+    """Mean and variance of function(z, ε), by Gauss-Hermite quadrature."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+    weights = weights / weights.sum()
+    values = function(mu + sigma * nodes, nodes)
+    mean = float((weights * values).sum())
+    return mean, float((weights * values**2).sum()) - mean**2
+
+
+def test_pathwise(answer, rng):
+    """The pathwise variance at μ = 0, σ = 1/2."""
+    mean, right = moments(lambda z, e: np.exp(z), 0.0, 0.5)
+    expect.close(
+        answer.variance_pathwise(0.0, 0.5), right, "The pathwise variance",
+        mistakes={
+            "this is the second moment: take the square of the mean away": right + mean**2,
+            "σ² for σ, or the other way round": moments(lambda z, e: np.exp(z), 0.0, 0.25)[1],
+        },
+    )  # fmt: skip
+
+
+def test_score(answer, rng):
+    """The score function's variance at μ = 0, σ = 1/2."""
+    mean, right = moments(lambda z, e: np.exp(z) * e / 0.5, 0.0, 0.5)
+    expect.close(
+        answer.variance_score(0.0, 0.5), right, "The score function's variance",
+        mistakes={
+            "this is the second moment: take the square of the mean away": right + mean**2,
+            "the score is (z - μ)/σ², whose second moment is 1/σ²; a factor σ² is lost":
+                (right + mean**2) * 0.25 - mean**2,
+            "e^{2z} and (z - μ)² are not independent: the weight moves the mean by 2σ²":
+                math.exp(0.5) / 0.25 - mean**2,
+        },
+    )  # fmt: skip
+
+
+# %% hidden
+from reparam.exercises import points
+
+
+def cases(rng):
+    for a, b in np.array(__import__("torch").rand(6, 2, generator=rng)).tolist():
+        yield 2 * a - 1, 0.1 + 0.8 * b
+
+
+@points(2)
+def test_pathwise_anywhere(answer, rng):
+    """The pathwise variance, anywhere."""
+    for mu, sigma in cases(rng):
+        _, right = moments(lambda z, e: np.exp(z), mu, sigma)
+        expect.close(
+            answer.variance_pathwise(mu, sigma),
+            right,
+            "The pathwise variance",
+            rtol=1e-3,
+        )
+
+
+@points(2)
+def test_score_anywhere(answer, rng):
+    """The score function's variance, anywhere."""
+    for mu, sigma in cases(rng):
+        _, right = moments(lambda z, e, s=sigma: np.exp(z) * e / s, mu, sigma)
+        expect.close(
+            answer.variance_score(mu, sigma), right, "The variance", rtol=1e-3
+        )
+
+
+@points(1)
+def test_limit(answer, rng):
+    """What is left as the law becomes narrow."""
+    ratio = answer.variance_score(0.3, 0.01) / answer.variance_pathwise(0.3, 0.01)
+    _, up = moments(lambda z, e: np.exp(z) * e / 0.01, 0.3, 0.01)
+    _, down = moments(lambda z, e: np.exp(z), 0.3, 0.01)
+    expect.close(ratio, up / down, "The ratio for a narrow law", rtol=1e-2)
+
+
+# %% right: differentiated moments
+def variance_pathwise(mu, sigma):
+    return math.exp(2 * mu + sigma**2) * math.expm1(sigma**2)
+
+
+def variance_score(mu, sigma):
+    t = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    m = torch.exp(t * mu + t**2 * sigma**2 / 2)
+    (first,) = torch.autograd.grad(m, t, create_graph=True)
+    (second,) = torch.autograd.grad(first, t)
+    m, first, second = m.item(), first.item(), second.item()
+    centered = second - 2 * mu * first + mu**2 * m
+    return centered / sigma**4 - math.exp(2 * mu + sigma**2)
+
+
+# %% wrong: the second moment for the variance
+def variance_pathwise(mu, sigma):
+    return math.exp(2 * mu + 2 * sigma**2)
+
+
+# %% wrong: treats weight and score as independent
+def variance_score(mu, sigma):
+    return math.exp(2 * mu + 2 * sigma**2) / sigma**2 - math.exp(
+        2 * mu + sigma**2
+    )
+
+
+# %% wrong: loses the score's 1/σ²
+def variance_score(mu, sigma):
+    return math.exp(2 * mu + 2 * sigma**2) * (1 + 4 * sigma**2) - math.exp(
+        2 * mu + sigma**2
+    )
+
+
+# %% solution
+r"""
+Pathwise: $e^{2\mu+2\sigma^2}-e^{2\mu+\sigma^2}$, about $\sigma^2e^{2\mu}$ for small $\sigma$. Score function: $e^{2\mu+2\sigma^2}(1+4\sigma^2)/\sigma^2-e^{2\mu+\sigma^2}$, about $e^{2\mu}/\sigma^2$. The ratio grows like $\sigma^{-4}$: for a narrow law $f$ is nearly linear, and the pathwise estimate nearly a constant, while the score function must find a slope from heights alone.
+"""
+
+# %% rubric
+r"""
+Two points for each variance, one for the limit (which only both together give).
+"""
