@@ -58,7 +58,12 @@ print(f"the graph's slope of the mean of z by μ: {mu.grad:.3f}")
 
 # %% answer
 ### BEGIN SOLUTION
-true_slope = {1.0: 0.841, 3.0: 0.602, 6.0: 0.523}[STEEP]
+_at = torch.linspace(-9, 10, 4001, dtype=torch.float64)
+_low, _high = (
+    (_at * torch.softmax(log_gate(_at) - (_at - center) ** 2 / 2, 0)).sum()
+    for center in (0.499, 0.501)
+)
+true_slope = ((_high - _low) / 0.002).item()
 ### END SOLUTION
 
 

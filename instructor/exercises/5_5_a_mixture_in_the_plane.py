@@ -138,7 +138,8 @@ def slopes(z, theta, mistakes=False, h=1e-5):
     frozen = by(lambda s: quantiles(z, theta + s, at=at), parameters)
     found = {
         "z_2 moves by its own mixture, as if z_1 were not known. It comes second, and "
-        "given z_1 some components are likelier than others": -plain[:, 1] / plain_z[:, 1, 1:],
+        "given z_1 some components are likelier than others": -plain[:, 1]
+        / plain_z[:, 1, 1:],
         "the weights given z_1 come from the plain number z_1. When a parameter "
         "moves, z_1 moves, and they with it": -by_theta[:, 1] / own,
         "the weights given z_1 are taken for constants. They depend on the "
@@ -163,7 +164,9 @@ def swapped(z, theta):
     """dz/dθ in the other order, z_2 first."""
     logits, means, scales = unpacked(theta)
     C = len(logits)
-    other = np.concatenate([logits, means[:, ::-1].ravel(), scales[:, ::-1].ravel()])
+    other = np.concatenate(
+        [logits, means[:, ::-1].ravel(), scales[:, ::-1].ravel()]
+    )
     found = slopes(z[:, ::-1], other)[:, ::-1]
     pairs = found[:, :, C:].reshape(len(z), 2, 2 * C, 2)[..., ::-1]
     return np.concatenate([found[:, :, :C], pairs.reshape(len(z), 2, 4 * C)], -1)
@@ -284,11 +287,17 @@ def test_mean(answer, rng):
     found = expect.gradients(chance * torch.cos(z @ a + 0.5), **names)
 
     logits, means, scales = exact = leaves_of(theta)
-    waves = torch.cos(means @ a + 0.5) * torch.exp(-((scales * a) ** 2).sum(-1) / 2)
+    waves = torch.cos(means @ a + 0.5) * torch.exp(
+        -((scales * a) ** 2).sum(-1) / 2
+    )
     truth = torch.autograd.grad((logits.softmax(0) * waves).sum(), exact)
     for name, wanted in zip(NAMES, truth, strict=True):
         expect.close(
-            found[name], wanted, f"The mean gradient by {name}", rtol=2e-3, atol=2e-4
+            found[name],
+            wanted,
+            f"The mean gradient by {name}",
+            rtol=2e-3,
+            atol=2e-4,
         )
 
 
@@ -338,12 +347,11 @@ def planar(z, logits, means, scales):
         u_2 = (density * below[:, :, 1]).sum(1) / density.sum(1)
         return u_1, u_2
 
-    with torch.enable_grad():
-        x = z.clone().requires_grad_()
-        rows = [
-            torch.autograd.grad(u.sum(), x, retain_graph=True)[0] for u in both(x)
-        ]
-    jacobian = torch.stack(rows, 1)
+    x = z.clone().requires_grad_()
+    slopes = [
+        torch.autograd.grad(u.sum(), x, retain_graph=True)[0] for u in both(x)
+    ]
+    jacobian = torch.stack(slopes, 1)
     u = torch.stack(both(z), 1)
     step = torch.linalg.solve(jacobian, (u - u.detach())[:, :, None])
     return z - step[:, :, 0]

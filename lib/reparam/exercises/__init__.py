@@ -15,7 +15,7 @@ import torch
 
 from reparam.exercises import checks as _checks
 from reparam.exercises import expect
-from reparam.exercises._running import Answer, Outcome, points, run, checks_of
+from reparam.exercises._running import Answer, Outcome, checks_of, points, run
 
 __all__ = ["Outcome", "check", "expect", "points", "require"]
 

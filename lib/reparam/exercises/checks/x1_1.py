@@ -16,7 +16,9 @@ def test_by_hand(answer, rng):
 def test_no_graph(answer, rng):
     """Without a graph nothing arrives."""
     found = answer.reaches_mu(lambda mu, sigma: torch.normal(mu, sigma).detach())
-    expect.equal(found, "nothing", "What you say of a detached draw", options=OPTIONS)
+    expect.equal(
+        found, "nothing", "What you say of a detached draw", options=OPTIONS
+    )
 
 
 def test_silent_zero(answer, rng):
@@ -28,6 +30,5 @@ def test_silent_zero(answer, rng):
         mistakes={sentence: "gradient"},
     )  # fmt: skip
 
-
-TITLE = "What reaches μ?"
+TITLE = 'What reaches μ?'
 GIVEN = {}

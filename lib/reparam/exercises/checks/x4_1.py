@@ -9,7 +9,9 @@ from reparam.exercises import expect
 
 def by_quadrature(mu_q, log_var_q, mu_p, log_var_p):
     """E_q[log q - log p], the expectation by Gauss and Hermite: exact for squares."""
-    mu_q, log_var_q, mu_p, log_var_p = (t.double() for t in (mu_q, log_var_q, mu_p, log_var_p))
+    mu_q, log_var_q, mu_p, log_var_p = (
+        t.double() for t in (mu_q, log_var_q, mu_p, log_var_p)
+    )
     root = 3**0.5  # nodes -√3, 0, √3 with weights 1/6, 2/3, 1/6
     nodes = ((-root, 1 / 6), (0.0, 2 / 3), (root, 1 / 6))
     total = 0.0
@@ -59,7 +61,9 @@ def test_far(answer, rng):
             "With log-variances of 100 the KL is not finite: something on the way is "
             "computed in absolute terms, a variance or the square of a distance.",
         )
-        expect.close(found, right, "The KL with log-variances of 100", rtol=1e-3, atol=1e-5)
+        expect.close(
+            found, right, "The KL with log-variances of 100", rtol=1e-3, atol=1e-5
+        )
 
 
 def test_two_posteriors(answer, rng):
@@ -83,6 +87,5 @@ def test_two_posteriors(answer, rng):
         },
     )  # fmt: skip
 
-
-TITLE = "A prior that is learned"
+TITLE = 'A prior that is learned'
 GIVEN = {}

@@ -53,7 +53,9 @@ def table(value, what):
         isinstance(value, dict) and set(value) == set(NAMES),
         f"{what} should be a dict with the keys {', '.join(NAMES)}.",
     )
-    return {name: expect.number(value[name], f"{what}[{name!r}]") for name in NAMES}
+    return {
+        name: expect.number(value[name], f"{what}[{name!r}]") for name in NAMES
+    }
 
 
 def test_stored(answer, rng):
@@ -86,7 +88,9 @@ def test_units(answer, rng):
 def test_decision(answer, rng):
     """The decision follows from your own numbers."""
     shift, spread = table(answer.shift, "shift"), table(answer.spread, "spread")
-    harmful = [n for n in NAMES if abs(shift[n]) >= 0.1 or not 0.9 < spread[n] < 1.1]
+    harmful = [
+        n for n in NAMES if abs(shift[n]) >= 0.1 or not 0.9 < spread[n] < 1.1
+    ]
     expect.that(
         isinstance(answer.wide, (list, tuple)) and set(answer.wide) <= set(NAMES),
         f"wide should be a list of some of {', '.join(NAMES)}.",
@@ -97,6 +101,5 @@ def test_decision(answer, rng):
         "only if both numbers are in their ranges.",
     )
 
-
-TITLE = "Which tensor must be wide?"
-GIVEN = {"MU": 2.002, "SIGMA": 0.001}
+TITLE = 'Which tensor must be wide?'
+GIVEN = {'MU': 2.002, 'SIGMA': 0.001}

@@ -9,9 +9,9 @@ from reparam.exercises import expect
 
 def smooth(raw, low, high):
     """(4.2), typed from the chapter."""
-    center, half = (low + high) / 2, (high - low) / 2
-    t = (raw - center) / half
-    return center + half * t / math.sqrt(1 + t * t)
+    middle, reach = (low + high) / 2, (high - low) / 2
+    t = (raw - middle) / reach
+    return middle + reach * t / math.sqrt(1 + t * t)
 
 
 def test_start(answer, rng):
@@ -25,7 +25,9 @@ def test_start(answer, rng):
         "the raw output is log σ², and the bound has moved it: the start is wanted behind "
         "the bound, so invert it": smooth(raw, -10.0, 10.0),
         "a factor 2 is missing: log σ² is twice log σ": raw / 2,
-        "a factor 2 is missing, and the bound has moved it": smooth(raw / 2, -10, 10),
+        "a factor 2 is missing, and the bound has moved it": smooth(
+            raw / 2, -10, 10
+        ),
         "it is where a bias of zero starts": 0.0,
     }
     expect.close(
@@ -42,7 +44,7 @@ def test_scale(answer, rng):
     expect.that(
         bool((large - small).abs().max() < 1e-3),
         "σ depends on the scale of the features at the start: what feeds them into it?",
-        f"log σ² moves by {float((large - small).abs().max()):.2g}",
+        f"log σ² moves by {(large - small).abs().max().item():.2g}",
     )
 
 
@@ -60,11 +62,10 @@ def test_learns(answer, rng):
     head.load_state_dict(state)
     log_var = head(torch.randn(6, 4, generator=rng))[1]
     expect.that(
-        float((log_var - log_var[:1]).abs().max()) > 1e-3,
+        (log_var - log_var[:1]).abs().max().item() > 1e-3,
         "After a step σ is still the same for every input: it should be linear in h "
         "before the bound.",
     )
 
-
-TITLE = "A head that starts where we want"
+TITLE = 'A head that starts where we want'
 GIVEN = {}

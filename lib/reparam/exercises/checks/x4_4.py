@@ -89,6 +89,5 @@ def test_mended(answer, rng):
         },
     )  # fmt: skip
 
-
-TITLE = "The weight in disguise"
+TITLE = 'The weight in disguise'
 GIVEN = {}

@@ -119,6 +119,5 @@ def test_learned(answer, rng):
         f"learned should be one of {', '.join(map(repr, COVARIANCES))}.",
     )
 
-
-TITLE = "How far above the bound?"
+TITLE = 'How far above the bound?'
 GIVEN = {}

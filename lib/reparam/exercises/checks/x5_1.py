@@ -39,11 +39,12 @@ def wrong_models(z, truth, a, b, c):
         "the sign is turned around. A higher risk makes lives shorter": -truth,
         "∂Λ was divided by the density. Along a path Λ itself stays, and what "
         "it rises by per unit of z is the hazard": truth / survival,
-        "∂F was divided by the hazard, which belongs to ∂Λ; under ∂F stands the density": truth
-        * survival,
+        "∂F was divided by the hazard, which belongs to ∂Λ; under ∂F stands "
+        "the density": truth * survival,
         "the hazard was differentiated by the parameters, where its integral "
         "up to z should be": -rise / hazard[:, None],
-        "the column of b has one term of two: b stands in the exponent and before it": halved,
+        "the column of b has one term of two: b stands in the exponent and "
+        "before it": halved,
     }
 
 
@@ -85,6 +86,5 @@ def test_tail(answer, rng):
     )
     expect.close(found, truth, "The slopes of a long life", rtol=1e-3)
 
-
-TITLE = "Slopes from a hazard"
+TITLE = 'Slopes from a hazard'
 GIVEN = {}

@@ -33,7 +33,8 @@ def slopes(answer, module, result, cotangent):
     """The gradient of (result · cotangent).sum() by the logits."""
     expect.that(
         isinstance(result, torch.Tensor) and result.requires_grad,
-        "The result has no graph: the logits must reach it through differentiable steps.",
+        "The result has no graph: the logits must reach it through "
+        "differentiable steps.",
     )
     (result * cotangent).sum().backward()
     found = answer.parameter_gradients(module)["logits"]
@@ -91,6 +92,17 @@ def test_start(answer, rng):
     )  # fmt: skip
 
 
+def test_same(answer, rng):
+    """The same u gives the same z."""
+    module = answer.Histogram(EDGES)
+    u = torch.rand(20, generator=rng)
+    expect.that(
+        torch.equal(module(u), module(u)),
+        "The same u gives two different results: there is another draw inside. "
+        "Then z jumps wherever the bin does, and the path is lost.",
+    )
+
+
 def test_density(answer, rng):
     """The density is the share by the width."""
     z = torch.tensor([-0.2, 0.3, 2.0, 4.0])
@@ -127,6 +139,5 @@ def test_path(answer, rng):
         },
     )  # fmt: skip
 
-
-TITLE = "A histogram that can learn"
+TITLE = 'A histogram that can learn'
 GIVEN = {}

@@ -13,7 +13,9 @@ def kl_by_sum(sigma, a, points=4001):
     total = 0
     for scale, side in ((sigma, 1), (a * sigma, -1)):
         z = side * scale * torch.linspace(0, 12, points, dtype=torch.float64)
-        log_q = -0.5 * (z / scale) ** 2 - torch.log(scale) - 0.5 * math.log(math.tau)
+        log_q = (
+            -0.5 * (z / scale) ** 2 - torch.log(scale) - 0.5 * math.log(math.tau)
+        )
         log_p = -0.5 * z**2 - 0.5 * math.log(math.tau)
         inside = log_q.exp() * (log_q - log_p)
         total = total + torch.trapezoid(inside, z.abs(), dim=-1)
@@ -63,6 +65,5 @@ def test_best(answer, rng):
     expect.that(bool((here < left).all()), sentence.format("smaller"))
     expect.that(bool((here < right).all()), sentence.format("larger"))
 
-
-TITLE = "The KL of a bent Gaussian"
+TITLE = 'The KL of a bent Gaussian'
 GIVEN = {}

@@ -15,7 +15,9 @@ def first(factor):
 def test_forward(answer, rng):
     """One point, forward."""
     bound = answer.given["BOUND"]
-    layer = answer.MaskedCoupling(torch.tensor([1.0, 0.0, 0.0]), first(1.0), first(2.0))
+    layer = answer.MaskedCoupling(
+        torch.tensor([1.0, 0.0, 0.0]), first(1.0), first(2.0)
+    )
     z, log_det = layer(torch.tensor([[1.0, 2.0, -3.0]]))
     s = bound * math.tanh(1 / bound)
     by = math.exp(s)
@@ -42,7 +44,9 @@ def test_forward(answer, rng):
 def test_inverse(answer, rng):
     """One point, backward."""
     bound = answer.given["BOUND"]
-    layer = answer.MaskedCoupling(torch.tensor([1.0, 0.0, 0.0]), first(1.0), first(2.0))
+    layer = answer.MaskedCoupling(
+        torch.tensor([1.0, 0.0, 0.0]), first(1.0), first(2.0)
+    )
     layer(torch.tensor([[0.0, 2.0, -3.0]]))  # another point, whose s and t are 0
     z, log_det = layer.inverse(torch.tensor([[1.0, 5.0, 0.0]]))
     s = bound * math.tanh(1 / bound)
@@ -78,6 +82,5 @@ def test_sees(answer, rng):
         "A network is shown a variable that moves. The inverse does not know it yet.",
     )
 
-
-TITLE = "A coupling layer by mask"
-GIVEN = {"BOUND": 2.0}
+TITLE = 'A coupling layer by mask'
+GIVEN = {'BOUND': 2.0}

@@ -30,7 +30,9 @@ def on_the_plane(s):
 def test_one_nat(answer, rng):
     """At `one_nat` the document is off by one nat."""
     s = expect.number(answer.one_nat, "one_nat")
-    expect.that(s < 0, "The determinant is small where w·u is negative; one_nat is not.")
+    expect.that(
+        s < 0, "The determinant is small where w·u is negative; one_nat is not."
+    )
     off = math.log1p(1e-7 / math.log1p(math.exp(max(s, -600.0))))
     expect.close(
         off, 1.0, "The error at your one_nat, in nats", atol=0.01,
@@ -45,7 +47,9 @@ def test_plane(answer, rng):
     """On the hyperplane, for small and large determinants."""
     values = (-1.0, -10.0, -40.0, -80.0, 80.0)
     rows = [answer.log_det(*on_the_plane(s)) for s in values]
-    rows = [expect.tensor(row, (1,), "log_det of one point").detach() for row in rows]
+    rows = [
+        expect.tensor(row, (1,), "log_det of one point").detach() for row in rows
+    ]
     found = torch.cat(rows)
     expect.that(
         bool(found.isfinite().all()),
@@ -72,7 +76,9 @@ def test_off_plane(answer, rng):
     w, u = torch.tensor([1.0, 0.0]), torch.tensor([-30.0, 1.0])
     found = answer.log_det(z, u, w, 0.0)
     wanted = torch.tensor([exact(a, -30.0) for a in z[:, 0]])
-    expect.close(found, wanted, "The log-determinant off the hyperplane", atol=1e-3)
+    expect.close(
+        found, wanted, "The log-determinant off the hyperplane", atol=1e-3
+    )
 
 
 def test_gradient(answer, rng):
@@ -92,6 +98,5 @@ def test_gradient(answer, rng):
     slope = expect.gradients(answer.log_det(z, u, w, far), u=u, b=far)
     expect.close(slope["b"], 0.0, "The gradient by b far from the hyperplane")
 
-
-TITLE = "Sixteen nats and no further"
+TITLE = 'Sixteen nats and no further'
 GIVEN = {}

@@ -8,7 +8,7 @@ from torch.distributions import Normal
 from reparam.exercises import expect
 
 OPTIONS = ("as before", "a looser bound", "no bound")
-WIDE, STEP = 14.0, 0.002
+WIDE, STEP = 14.0, 0.004
 
 
 def grid():
@@ -73,7 +73,9 @@ def test_point(answer, rng):
 def test_numbers(answer, rng):
     """The numbers are possible."""
     share = expect.number(answer.folded, "folded")
-    expect.that(0 <= share <= 1, "`folded` is a share of the samples, between 0 and 1.")
+    expect.that(
+        0 <= share <= 1, "`folded` is a share of the samples, between 0 and 1."
+    )
     turn = math.acosh(math.sqrt(-answer.given["U"]))
     expect.that(
         abs(share - math.erf(turn / math.sqrt(2))) > 0.01,
@@ -81,7 +83,9 @@ def test_numbers(answer, rng):
     )
     expect.number(answer.evidence, "evidence")
     z_0, chance = grid()
-    logs = torch.log(answer.weights(answer.given["U"], z_0).detach().clamp(min=1e-300))
+    logs = torch.log(
+        answer.weights(answer.given["U"], z_0).detach().clamp(min=1e-300)
+    )
     expect.close(
         answer.evidence, mean_weight(answer, answer.given["U"]),
         "`evidence` (compared with your own weights, summed over a grid)", atol=0.06, rtol=0,
@@ -90,8 +94,9 @@ def test_numbers(answer, rng):
             "weights themselves": float((logs * chance).sum()),
         },
     )  # fmt: skip
-    expect.that(answer.choice in OPTIONS, f"choice should be one of {', '.join(OPTIONS)}.")
+    expect.that(
+        answer.choice in OPTIONS, f"choice should be one of {', '.join(OPTIONS)}."
+    )
 
-
-TITLE = "A bound that is none"
-GIVEN = {"U": -3.0}
+TITLE = 'A bound that is none'
+GIVEN = {'U': -3.0}

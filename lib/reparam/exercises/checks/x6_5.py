@@ -16,10 +16,14 @@ def test_invert(answer, rng):
         def g(z, rate=rate, steps=steps):
             """The slowest case: every step is `rate` times the last."""
             steps.append(1)
-            expect.that(len(steps) < 1000, "invert calls g a thousand times, and goes on.")
+            expect.that(
+                len(steps) < 1000, "invert calls g a thousand times, and goes on."
+            )
             return -rate * z
 
-        found = expect.tensor(answer.invert(g, y, rate, tolerance), (2, 2), "The inverse")
+        found = expect.tensor(
+            answer.invert(g, y, rate, tolerance), (2, 2), "The inverse"
+        )
         off = float((found - y / (1 - rate)).norm(dim=-1).max())
         expect.that(
             off <= 1.05 * tolerance,
@@ -27,40 +31,43 @@ def test_invert(answer, rng):
             "small step does not mean a small error: with L = 0.8 four times the step may "
             "still be to come.",
         )
-        expect.that(len(steps) <= most, "g is called more often than the bound asks for.")
+        expect.that(
+            len(steps) <= most, "g is called more often than the bound asks for."
+        )
 
 
 def enumerated(p, dim, top=25):
     """All signs times all stops up to `top`, and the probability of each pair."""
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * dim).reshape(-1, dim)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * dim).reshape(
+        -1, dim
+    )
     stop = torch.arange(1, top + 1)
     chance = p * (1 - p) ** (stop - 1.0).double()
     v = signs.double().repeat_interleave(top, 0)
     return v, stop.repeat(len(signs)), chance.repeat(len(signs)) / len(signs)
 
 
-def cut(G, p, weight, sign=True, over_k=True, top=200):
-    """The mean of an estimate with other weights, by powers of G."""
-    total, power = 0.0, torch.eye(len(G), dtype=torch.float64)
-    for k in range(1, top):
+def slips(G, p, top=60):
+    """{sentence: the mean of the estimates under this mistake}, from the traces."""
+    traces, power = [], torch.eye(len(G), dtype=torch.float64)
+    for _ in range(top):
         power = power @ G
-        term = float(power.trace()) * weight(k) * (1 - p) ** (k - 1)
-        total += ((-1) ** (k + 1) if sign else 1) * term / (k if over_k else 1)
-    return total
-
-
-def slips(G, p):
-    return {
+        traces.append(power.trace())
+    k = torch.arange(1, top + 1, dtype=torch.float64)
+    right = torch.stack(traces) * -((-1.0) ** k) / k
+    there = (1 - p) ** (k - 1)  # P(N ≥ k)
+    means = {
         "the sum is cut off at N and nothing makes up for it. Term k is there with "
-        "probability P(N ≥ k) only": cut(G, p, lambda k: 1.0),
+        "probability P(N ≥ k) only": right * there,
         "all is too large by 1/(1-p). With which probability is the first term there?":
-            cut(G, p, lambda k: (1 - p) ** -k),
+            right / (1 - p),
         "the terms are divided by P(N = k), the chance to stop at k, and are there "
-        "whenever N is k or more": cut(G, p, lambda k: (1 - p) ** (1 - k) / p),
-        "the signs do not alternate": cut(G, p, lambda k: (1 - p) ** (1 - k), sign=False),
-        "1/k is missing": cut(G, p, lambda k: (1 - p) ** (1 - k), over_k=False),
-        "the sign is that of -log det(I + G)": -cut(G, p, lambda k: (1 - p) ** (1 - k)),
+        "whenever N is k or more": right / p,
+        "the signs do not alternate": right * -((-1.0) ** k),
+        "1/k is missing": right * k,
+        "the sign is that of -log det(I + G)": -right,
     }  # fmt: skip
+    return {sentence: float(terms.sum()) for sentence, terms in means.items()}
 
 
 def mean_estimate(answer, G, p):
@@ -83,7 +90,9 @@ def test_two_terms(answer, rng):
     """Single estimates that stop after one and after two terms."""
     G = torch.tensor([[0.3, 0.2], [-0.1, 0.25]])
     v = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
-    found = answer.log_det_estimates(lambda x: x @ G.mT, v, torch.tensor([1, 2]), 0.5)
+    found = answer.log_det_estimates(
+        lambda x: x @ G.mT, v, torch.tensor([1, 2]), 0.5
+    )
     first, second = float(v[0] @ G @ v[0]), float(v[0] @ G @ G @ v[0])
     expect.close(
         found, torch.tensor([first, first - second]), "The pair of estimates",
@@ -97,6 +106,5 @@ def test_two_terms(answer, rng):
         },
     )  # fmt: skip
 
-
-TITLE = "A flow without structure"
+TITLE = 'A flow without structure'
 GIVEN = {}

@@ -42,6 +42,5 @@ def test_best(answer, rng):
         },
     )  # fmt: skip
 
-
-TITLE = "The best constant"
+TITLE = 'The best constant'
 GIVEN = {}

@@ -42,6 +42,5 @@ def test_mended(answer, rng):
         },
     )  # fmt: skip
 
-
-TITLE = "A baseline that knows too much"
+TITLE = 'A baseline that knows too much'
 GIVEN = {}

@@ -7,7 +7,9 @@ from reparam.exercises import expect
 
 def baselines(module, batches):
     """The baseline that each batch met."""
-    return torch.stack([batch[0] - module(batch)[0] for batch in batches]).detach()
+    return torch.stack(
+        [batch[0] - module(batch)[0] for batch in batches]
+    ).detach()
 
 
 def expected(means, decay):
@@ -57,6 +59,5 @@ def test_frozen(answer, rng):
         "A batch in evaluation, after another one",
     )  # fmt: skip
 
-
-TITLE = "A baseline with a memory"
+TITLE = 'A baseline with a memory'
 GIVEN = {}

@@ -18,7 +18,9 @@ def test_truth(answer, rng):
 
 def test_mean(answer, rng):
     """The mean of the straight-through gradients."""
-    found = expect.tensor(answer.straight_through(0.2, 0.3, 20_000), (20_000,), "The gradients")
+    found = expect.tensor(
+        answer.straight_through(0.2, 0.3, 20_000), (20_000,), "The gradients"
+    )
     expect.mean(
         found, -0.2, "Your gradients at p = 0.2, t = 0.3", deviation=0.81,
         mistakes={
@@ -38,6 +40,5 @@ def test_interval(answer, rng):
         "wrong_from should be below wrong_to, both in [0, 1].",
     )
 
-
-TITLE = "The wrong sign"
-GIVEN = {"T": 0.3}
+TITLE = 'The wrong sign'
+GIVEN = {'T': 0.3}

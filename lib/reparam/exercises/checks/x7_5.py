@@ -13,7 +13,10 @@ def series(f, rate, order, top=200):
     logp = k * math.log(rate) - rate - torch.lgamma(k + 1)
     weights = logp.exp()
     for _ in range(order):
-        weights = torch.cat([torch.zeros(1, dtype=torch.float64), weights[:-1]]) - weights
+        weights = (
+            torch.cat([torch.zeros(1, dtype=torch.float64), weights[:-1]])
+            - weights
+        )
     return float((f(k) * weights).sum())
 
 
@@ -49,6 +52,5 @@ def test_no_variance(answer, rng):
         atol=1e-3,
     )  # fmt: skip
 
-
-TITLE = "Counts, differentiated twice"
+TITLE = 'Counts, differentiated twice'
 GIVEN = {}
