@@ -1,5 +1,6 @@
 """What is derived from the sources is what they give, and nothing secret is in it."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -26,34 +27,40 @@ def test_a_stale_file_is_noticed(monkeypatch, tmp_path):
     assert any("x1_1.py" in fault for fault in build.faults())
 
 
+def plain(text):
+    """A text without what HTML, JSON and layout make of its quotes and spaces."""
+    for mark, meant in (("&quot;", '"'), ("&#39;", "'"), ("&lt;", "<"), ("&gt;", ">"),
+                        ("&amp;", "&"), ('\\"', '"')):  # fmt: skip
+        text = text.replace(mark, meant)
+    return re.sub(r"\s+", "", text)
+
+
+@functools.cache
 def secrets():
     """Lines of solutions, hidden tests and attempts that stand in no public text on purpose."""
-    public = "\n".join(
-        p.read_text(encoding="utf-8") for folder in ("lib", "book")
+    public = plain("\n".join(
+        p.read_text(encoding="utf-8")
+        for folder in ("lib", "book")
         for p in (ROOT / folder).rglob("*")
         if (p.suffix in (".py", ".md") and p.parent.name != "checks")
         or (p.suffix == ".ipynb" and p.parent.name == "book")
-    )  # fmt: skip
+    ))  # fmt: skip
+    found = []
     for exercise in sources.load():
-        shown = "\n".join(
+        shown = plain("\n".join(
             [c.text for c in exercise.of("text", "code", "hint", "visible", "imports")]
             + [exercise.blank(c) for c in exercise.of("answer")]
-        )
-        for line in exercise.solution_lines():
+        ))  # fmt: skip
+        for line in map(plain, exercise.solution_lines()):
             if len(line) >= 25 and line not in shown and line not in public:
-                yield exercise.id, line
+                found.append((exercise.id, line))
+    return found
 
 
 def leaks(text):
-    """Secret lines that a text holds, whatever became of its quotes and spaces."""
-
-    def plain(text):
-        text = text.replace("&quot;", '"').replace("&#39;", "'").replace("&lt;", "<")
-        text = text.replace("&gt;", ">").replace("&amp;", "&").replace('\\"', '"')
-        return re.sub(r"\s+", "", re.sub(r"<[^>]+>", "", text) + text)
-
-    text = plain(text)
-    return [(i, line) for i, line in secrets() if plain(line)[: len(line)] in text]
+    """Secret lines that a text holds, its markup apart."""
+    text = plain(text) + plain(re.sub(r"<[^>]+>", "", text))
+    return [(i, line) for i, line in secrets() if line in text]
 
 
 def public_files(folder):

@@ -7,7 +7,7 @@ import torch
 
 from reparam import exercises
 from reparam.exercises import expect
-from reparam.exercises._running import Answer, names_in, points, run, checks_of
+from reparam.exercises._running import Answer, checks_of, names_in, points, run
 from reparam.exercises.expect import NotYet
 
 
