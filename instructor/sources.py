@@ -233,4 +233,9 @@ def paths(folder=FOLDER):
 
 def load(cohort="", folder=FOLDER):
     """Every exercise, for one cohort ("" is the book's own)."""
-    return [read(path, cohort) for path in paths(folder)]
+    found = {}
+    for exercise in (read(path, cohort) for path in paths(folder)):
+        if exercise.id in found:
+            exercise.fail(f"there is another exercise {exercise.id}; number it anew")
+        found[exercise.id] = exercise
+    return list(found.values())
