@@ -2,7 +2,7 @@
 """
 title = "K samples in training, none in evaluation"
 kind = "implementation"
-difficulty = 3
+difficulty = 2
 minutes = 20
 points = 6
 objective = "Implement a sampling layer whose shapes, noise and gradients can be relied on"
@@ -96,11 +96,25 @@ def test_gradients(answer, rng):
 
 
 def test_samples_differ(answer, rng):
-    """The samples of one input differ."""
-    z = answer.ManySamples(3)(torch.zeros(2), torch.zeros(2))
+    """Every entry has noise of its own."""
+    z = answer.ManySamples(3)(torch.zeros(4, 2), torch.zeros(4, 2))
     expect.that(
         bool((z[0] != z[1]).any()),
         "The K samples are one and the same: each needs noise of its own.",
+    )
+    expect.that(
+        bool((z[:, 0] != z[:, 1]).any()),
+        "The rows of a batch share their noise: its shape is too small and "
+        "broadcasts.",
+    )
+
+
+def test_shapes_differ(answer, rng):
+    """One variance for a batch of means is refused."""
+    expect.raises(
+        ValueError,
+        lambda: answer.ManySamples(2)(torch.zeros(4, 2), torch.zeros(1, 2)),
+        "log_var of shape [1, 2] beside mu of shape [4, 2], which would broadcast,",
     )
 
 
@@ -125,11 +139,12 @@ def test_law(answer, rng):
 @points(1)
 def test_independent(answer, rng):
     """No noise is shared, among samples, rows or columns."""
-    z = answer.ManySamples(4)(torch.zeros(300, 2), torch.zeros(300, 2))
-    expect.that(torch.unique(z).numel() > 2390, "Some entries share their noise.")
-    products = torch.stack([z[0, :, 0] * z[1, :, 0], z[0, :, 0] * z[0, :, 1]], -1)
+    z = answer.ManySamples(4)(torch.zeros(1000, 2), torch.zeros(1000, 2))
+    expect.that(torch.unique(z).numel() > 7900, "Some entries share their noise.")
+    first, second = z[0, :, 0], z[1, :, 0]
+    products = torch.stack([first * second, first * z[0, :, 1]], -1)
     expect.mean(
-        products, torch.zeros(2), "The correlation of the noise", deviation=1.2
+        products, torch.zeros(2), "The correlation of the noise", deviation=1.3
     )
 
 
@@ -204,6 +219,22 @@ class ManySamples(nn.Module):
             return mu[None]
         z = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
         return z.expand(self.K, *mu.shape)
+
+
+# %% wrong: noise that rows share
+class ManySamples(nn.Module):
+    def __init__(self, K):
+        super().__init__()
+        self.K = K
+
+    def forward(self, mu, log_var):
+        if mu.shape != log_var.shape:
+            raise ValueError("shapes differ")
+        if not self.training:
+            return mu[None]
+        rest = [1] * (mu.dim() - 1)
+        noise = torch.randn(self.K, *rest, mu.shape[-1], dtype=mu.dtype)
+        return mu + torch.exp(0.5 * log_var) * noise
 
 
 # %% wrong: samples in evaluation, too

@@ -106,7 +106,7 @@ def test_slopes(answer, rng):
     eps = torch.randn(5, 2, generator=rng)
     right = by_hand(1.0, eps, rho, weight)
     expect.close(
-        answer.slopes(1.0, eps), right, "The estimates for w = 1",
+        answer.slopes(1.0, eps), right, "What slopes returns for w = 1",
         rtol=1e-3, atol=1e-4,
         mistakes={
             "each is divided by n: differentiate the sum, not the mean": right / 5,
@@ -131,25 +131,32 @@ def test_bottom(answer, rng):
         )
 
 
-def test_gain(answer, rng):
-    """The gain is a ratio of variances."""
-    found = expect.number(answer.gain, "gain")
-    expect.equal(
-        answer.quieter, answer.quieter, "quieter",
-        options=("cholesky", "symmetric"),
-    )  # fmt: skip
-    expect.that(
-        found > 1,
-        "gain is below 1: divide Cholesky's variance by the least one.",
-    )
+def test_decision(answer, rng):
+    """Choice and gain follow from your own slopes."""
     eps = torch.randn(20_000, 2, generator=rng)
-    of_cholesky = answer.slopes(0.0, eps).var()
-    measured = float(of_cholesky / answer.slopes(answer.best_w, eps).var())
-    expect.that(
-        found > 1 + 0.7 * (measured - 1),
-        "gain is smaller than your own slopes and best_w make it: a ratio of "
-        "variances, not of standard deviations.",
+    of_symmetric = -0.5 / (1 - answer.given["RHO"] ** 2) ** 0.5
+    turns = (0.0, of_symmetric, answer.best_w)
+    of_cholesky, of_symmetric, least = (
+        float(answer.slopes(w, eps).var()) for w in turns
     )
+    quieter = "cholesky" if of_cholesky < of_symmetric else "symmetric"
+    sentence = (
+        "with your own slopes and fresh noise the other root is the quieter"
+    )
+    expect.equal(
+        answer.quieter, quieter, "quieter",
+        options=("cholesky", "symmetric"),
+        mistakes={sentence: {"cholesky": "symmetric"}.get(quieter, "cholesky")},
+    )  # fmt: skip
+    ratio = of_cholesky / least
+    expect.close(
+        answer.gain, ratio, "gain, compared with your own slopes and best_w",
+        rtol=0.2, atol=0,
+        mistakes={
+            "this is its inverse; Cholesky's variance is divided by the least": 1 / ratio,
+            "this is a ratio of standard deviations": ratio**0.5,
+        },
+    )  # fmt: skip
 
 
 # %% hidden
@@ -179,7 +186,11 @@ def test_any_slopes(answer, rng):
         eps = torch.randn(50, 2, generator=rng)
         right = by_hand(w, eps, rho, weight)
         expect.close(
-            answer.slopes(w, eps), right, "The estimates", rtol=1e-3, atol=1e-3
+            answer.slopes(w, eps),
+            right,
+            "What slopes returns",
+            rtol=1e-3,
+            atol=1e-3,
         )
 
 
