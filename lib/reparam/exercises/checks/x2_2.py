@@ -4,46 +4,59 @@ import torch
 
 from reparam.exercises import expect
 
-OPTIONS = ("right", "blocked", "scale", "shared")
+
+def test_shapes(answer, rng):
+    """Shapes in both modes."""
+    layer = answer.ManySamples(5)
+    mu, log_var = torch.randn(2, 3, 2, generator=rng)
+    expect.tensor(layer(mu, log_var), (5, 3, 2), "What comes out in training")
+    layer.eval()
+    found = layer(mu, log_var)
+    expect.close(expect.tensor(found, (1, 3, 2), "What comes out in evaluation"), mu[None],
+                 "What comes out in evaluation")  # fmt: skip
 
 
-def right(mu, log_var):
-    return mu + torch.exp(log_var / 2) * torch.randn_like(mu)
-
-
-def test_right(answer, rng):
-    """A right sampler is let through."""
-    expect.equal(
-        answer.diagnose(right),
-        "right",
-        "What you say of a right one",
-        options=OPTIONS,
+def test_gradients(answer, rng):
+    """Slopes by value."""
+    layer = answer.ManySamples(4)
+    mu = torch.randn(3, generator=rng, requires_grad=True)
+    log_var = torch.randn(3, generator=rng, requires_grad=True)
+    z = layer(mu, log_var)
+    slopes = expect.gradients(z, mu=mu, log_var=log_var)
+    expect.close(
+        slopes["mu"],
+        torch.full((3,), 4.0),
+        "The slope by mu, summed over 4 samples",
     )
-
-
-def test_scale(answer, rng):
-    """exp(log σ²) for σ."""
-    found = answer.diagnose(
-        lambda mu, log_var: mu + torch.exp(log_var) * torch.randn_like(mu)
-    )
-    expect.equal(
-        found, "scale", "What you say of exp(log σ²)", options=OPTIONS,
-        mistakes={
-            "at log σ² = 0 both scales are 1; test at another value": "right",
-            "its noise is not shared": "shared",
-        },
+    wanted = ((z - mu) / 2).sum(0)
+    expect.close(
+        slopes["log_var"], wanted, "The slope by log_var, summed over 4 samples",
+        rtol=1e-3, atol=1e-4,
+        mistakes={"log_var is read as log σ": 2 * wanted},
     )  # fmt: skip
 
 
-def test_blocked(answer, rng):
-    """torch.normal."""
-    found = answer.diagnose(
-        lambda mu, log_var: torch.normal(mu, torch.exp(log_var / 2))
+def test_samples_differ(answer, rng):
+    """Every entry has noise of its own."""
+    z = answer.ManySamples(3)(torch.zeros(4, 2), torch.zeros(4, 2))
+    expect.that(
+        bool((z[0] != z[1]).any()),
+        "The K samples are one and the same: each needs noise of its own.",
     )
-    expect.equal(
-        found, "blocked", "What you say of torch.normal", options=OPTIONS,
-        mistakes={"it has a graph and gradients, all of them 0: look at their values": "right"},
-    )  # fmt: skip
+    expect.that(
+        bool((z[:, 0] != z[:, 1]).any()),
+        "The rows of a batch share their noise: its shape is too small and "
+        "broadcasts.",
+    )
 
-TITLE = 'What is wrong with this sampler?'
+
+def test_shapes_differ(answer, rng):
+    """One variance for a batch of means is refused."""
+    expect.raises(
+        ValueError,
+        lambda: answer.ManySamples(2)(torch.zeros(4, 2), torch.zeros(1, 2)),
+        "log_var of shape [1, 2] beside mu of shape [4, 2], which would broadcast,",
+    )
+
+TITLE = 'K samples in training, none in evaluation'
 GIVEN = {}

@@ -4,45 +4,96 @@ import torch
 
 from reparam.exercises import expect
 
-
-def test_shapes(answer, rng):
-    """Shapes in both modes."""
-    layer = answer.ManySamples(5)
-    mu, log_var = torch.randn(2, 3, 2, generator=rng)
-    expect.tensor(layer(mu, log_var), (5, 3, 2), "What comes out in training")
-    layer.eval()
-    found = layer(mu, log_var)
-    expect.close(expect.tensor(found, (1, 3, 2), "What comes out in evaluation"), mu[None],
-                 "What comes out in evaluation")  # fmt: skip
+OPTIONS = ("right", "blocked", "scale", "shared")
 
 
-def test_gradients(answer, rng):
-    """Slopes by value."""
-    layer = answer.ManySamples(4)
-    mu = torch.randn(3, generator=rng, requires_grad=True)
-    log_var = torch.randn(3, generator=rng, requires_grad=True)
-    z = layer(mu, log_var)
-    slopes = expect.gradients(z, mu=mu, log_var=log_var)
-    expect.close(
-        slopes["mu"],
-        torch.full((3,), 4.0),
-        "The slope by mu, summed over 4 samples",
-    )
-    wanted = ((z - mu) / 2).sum(0)
-    expect.close(
-        slopes["log_var"], wanted, "The slope by log_var, summed over 4 samples",
-        rtol=1e-3, atol=1e-4,
-        mistakes={"log_var is read as log σ": 2 * wanted},
-    )  # fmt: skip
+def right(mu, log_var):
+    return mu + torch.exp(log_var / 2) * torch.randn_like(mu)
 
 
-def test_samples_differ(answer, rng):
-    """The samples of one input differ."""
-    z = answer.ManySamples(3)(torch.zeros(2), torch.zeros(2))
+def shared(mu, log_var):
+    return mu + torch.exp(log_var / 2) * torch.randn(mu.shape[-1])
+
+
+def verdict(answer, sampler, wanted, what, mistakes=None):
+    """One diagnosis, with the calls counted."""
+    sizes = []
+
+    def counted(mu, log_var):
+        sizes.append(mu.numel())
+        return sampler(mu, log_var)
+
+    found = answer.diagnose(counted)
+    expect.that(len(sizes) <= 3, "The sampler is called more than three times.")
     expect.that(
-        bool((z[0] != z[1]).any()),
-        "The K samples are one and the same: each needs noise of its own.",
+        max(sizes, default=0) <= 100_000, "A call is larger than allowed."
+    )
+    expect.equal(found, wanted, what, options=OPTIONS, mistakes=mistakes)
+
+
+def test_right(answer, rng):
+    """A right sampler is let through."""
+    mistakes = {
+        "its draws scatter as they should: how many of them does your threshold "
+        "need?": "scale"
+    }
+    verdict(answer, right, "right", "What you say of a right one", mistakes)
+
+
+def test_scale(answer, rng):
+    """Sampler A is found out."""
+    mistakes = {
+        "at log σ² = 0, where encoders start, exp(log σ²) and σ are both 1; look "
+        "elsewhere": "right",
+        "its noise is not shared": "shared",
+    }
+    verdict(
+        answer,
+        lambda mu, log_var: mu + log_var.exp() * torch.randn_like(mu),
+        "scale",
+        "What you say of A",
+        mistakes,
     )
 
-TITLE = 'K samples in training, none in evaluation'
+
+def test_blocked(answer, rng):
+    """Sampler B is found out."""
+    mistakes = {
+        "both gradients are there, and all their entries are 0: `is not None` cannot "
+        "see that": "right"
+    }
+    verdict(
+        answer,
+        lambda mu, log_var: torch.normal(mu, torch.exp(log_var / 2)),
+        "blocked",
+        "What you say of B",
+        mistakes,
+    )
+
+
+def test_half_blocked(answer, rng):
+    """A sampler that cuts log_var off is found out."""
+    mistakes = {
+        "mu gets its gradient and log_var gets none. Both must be asked": "right"
+    }
+    verdict(
+        answer,
+        lambda mu, log_var: right(mu, log_var.detach()),
+        "blocked",
+        "What you say of it",
+        mistakes,
+    )
+
+
+def test_shared(answer, rng):
+    """Sampler C is found out."""
+    mistakes = {
+        "each row by itself is a right draw; only two rows side by side show "
+        "it": "right",
+        "its scale is right. With shared noise all rows are one draw, so a column "
+        "has no scatter to measure; which direction has?": "scale",
+    }
+    verdict(answer, shared, "shared", "What you say of C", mistakes)
+
+TITLE = 'A test that passes too much'
 GIVEN = {}

@@ -5,53 +5,73 @@ import torch
 from reparam.exercises import expect
 
 
-def root_of(function, rho):
-    """The matrix that a linear sampler multiplies the noise with."""
-    rows = function(torch.full((2,), rho), torch.eye(2))
-    return expect.tensor(rows, (2, 2), "The samples").detach().mT
+def by_hand(w, eps, rho, weight):
+    """The estimates, from the derivatives of root and turn written out."""
+    root = torch.tensor([[1.0, 0.0], [rho, (1 - rho**2) ** 0.5]])
+    moved = torch.tensor([[0.0, 0.0], [1.0, -rho / (1 - rho**2) ** 0.5]])
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    seen = torch.tensor([1.0, weight])
+    z, dz = eps @ root.T, eps @ (moved + w * root @ turn).T
+    return 2 * (z @ seen) * (dz @ seen)
 
 
-def covariance(rho):
-    return torch.tensor([[1.0, rho], [rho, 1.0]])
+def test_slopes(answer, rng):
+    """Estimates for five draws, with w = 1."""
+    rho, weight = answer.given["RHO"], answer.given["WEIGHT"]
+    eps = torch.randn(5, 2, generator=rng)
+    right = by_hand(1.0, eps, rho, weight)
+    expect.close(
+        answer.slopes(1.0, eps), right, "What slopes returns for w = 1",
+        rtol=1e-3, atol=1e-4,
+        mistakes={
+            "each is divided by n: differentiate the sum, not the mean": right / 5,
+            "the turn is missing; it moves the samples as ρ moves, though its angle is 0":
+                by_hand(0.0, eps, rho, weight),
+        },
+    )  # fmt: skip
 
 
-def test_law(answer, rng):
-    """Both roots give the law."""
-    for name in ("cholesky", "symmetric"):
-        L = root_of(getattr(answer, name), 0.3)
-        what = f"L Lᵀ of {name}, at ρ = 0.3"
-        expect.close(
-            L @ L.mT, covariance(0.3), what,
-            mistakes={"this multiplies the noise with Σ itself, not with a root of it":
-                      covariance(0.3) @ covariance(0.3)},
-        )  # fmt: skip
-
-
-def test_form(answer, rng):
-    """One is triangular, the other symmetric."""
-    L, S = root_of(answer.cholesky, 0.3), root_of(answer.symmetric, 0.3)
-    expect.that(
-        abs(float(L[0, 1])) < 1e-6,
-        "The Cholesky root is lower triangular; yours is not.",
+def test_bottom(answer, rng):
+    """best_w beside its neighbors."""
+    w = expect.number(answer.best_w, "best_w")
+    eps = torch.randn(20_000, 2, generator=rng)
+    here, left, right = (
+        answer.slopes(v, eps).var() for v in (w, w - 0.2, w + 0.2)
     )
-    expect.that(
-        bool((S - S.mT).abs().max() < 1e-6),
-        "The symmetric root is not symmetric.",
-    )
-
-
-def test_answers(answer, rng):
-    """Three words and a number."""
-    words = answer.quieter
-    expect.that(
-        isinstance(words, (list, tuple)) and len(words) == 3,
-        "quieter has three words.",
-    )
-    for word in words:
+    for side, there in (("smaller", left), ("larger", right)):
         expect.that(
-            word in ("cholesky", "symmetric"), "quieter holds other words."
+            bool(there > here),
+            f"A {side} w has less variance than your best_w: go on that way. "
+            "Neither root of the chapter need be the best.",
         )
-    expect.number(answer.ratio, "ratio")
 
-TITLE = 'Which root?'
-GIVEN = {'RHO': 0.5}
+
+def test_decision(answer, rng):
+    """Choice and gain follow from your own slopes."""
+    eps = torch.randn(20_000, 2, generator=rng)
+    of_symmetric = -0.5 / (1 - answer.given["RHO"] ** 2) ** 0.5
+    turns = (0.0, of_symmetric, answer.best_w)
+    of_cholesky, of_symmetric, least = (
+        float(answer.slopes(w, eps).var()) for w in turns
+    )
+    quieter = "cholesky" if of_cholesky < of_symmetric else "symmetric"
+    sentence = (
+        "with your own slopes and fresh noise the other root is the quieter"
+    )
+    expect.equal(
+        answer.quieter, quieter, "quieter",
+        options=("cholesky", "symmetric"),
+        mistakes={sentence: {"cholesky": "symmetric"}.get(quieter, "cholesky")},
+    )  # fmt: skip
+    ratio = of_cholesky / least
+    expect.close(
+        answer.gain, ratio, "gain, compared with your own slopes and best_w",
+        rtol=0.2, atol=0,
+        mistakes={
+            "this is its inverse; Cholesky's variance is divided by the least": 1 / ratio,
+            "this is a ratio of standard deviations": ratio**0.5,
+        },
+    )  # fmt: skip
+
+TITLE = 'Same samples, other slopes'
+GIVEN = {'RHO': 0.6, 'WEIGHT': 0.3}

@@ -8,52 +8,53 @@ from reparam.exercises import expect
 
 
 def exact(g, h, c, mu, sigma):
-    """E[f] differentiated on a fine grid of the density: its derivative times f."""
-    z = torch.linspace(
-        mu - 9 * sigma, mu + 9 * sigma, 400_001, dtype=torch.float64
-    )
-    z = (z[1:] + z[:-1]) / 2
-    u = (z - mu) / sigma
-    weights = (
-        torch.exp(-u * u / 2)
-        / math.sqrt(2 * math.pi)
-        / sigma
-        * (18 * sigma / 400_000)
-    )
-    f = torch.where(z < c, g(z), h(z))
-    return float((f * weights * u).sum() / sigma), float(
-        (f * weights * (u * u - 1)).sum() / sigma
-    )
+    """The two derivatives, by sums of f times those of the density, on either side."""
+    by_mu = by_sigma = 0.0
+    for f, low, high in ((g, mu - 9 * sigma, c), (h, c, mu + 9 * sigma)):
+        z = torch.linspace(low, high, 3001, dtype=torch.float64)
+        u = (z - mu) / sigma
+        weight = f(z) * torch.exp(-u * u / 2) / math.sqrt(math.tau) / sigma**2
+        by_mu += float(torch.trapezoid(weight * u, z))
+        by_sigma += float(torch.trapezoid(weight * (u * u - 1), z))
+    return by_mu, by_sigma
 
 
 def test_step(answer, rng):
-    """A plain step at 0 under N(0.5, 1)."""
+    """A plain step at 0 under N(0.5, 2²)."""
     eps = torch.randn(1000, generator=rng)
     found = answer.mended_gradients(
-        lambda z: 0 * z, lambda z: 0 * z + 1, 0.0, 0.5, 1.0, eps
+        lambda z: 0 * z, lambda z: 0 * z + 1, 0.0, 0.5, 2.0, eps
     )
     expect.that(
         isinstance(found, (tuple, list)) and len(found) == 2,
-        "Two tensors are expected.",
+        "Two tensors are expected, one by μ and one by σ.",
     )
-    density = math.exp(-0.125) / math.sqrt(2 * math.pi)
     by_mu = expect.tensor(found[0], (1000,), "The derivative by μ")
+    by_sigma = expect.tensor(found[1], (1000,), "The derivative by σ")
+    expect.that(
+        bool(torch.maximum(by_mu.std(), by_sigma.std()) < 1e-3),
+        "The estimates for a step scatter, and its slope is 0 wherever a sample "
+        "lands: what is missing is a number that needs no sample.",
+    )
+    one = torch.ones(1000)
+    density = math.exp(-(0.25**2) / 2) / math.sqrt(math.tau) / 2
     expect.close(
-        by_mu, torch.full((1000,), density), "The derivative by μ of a step", rtol=1e-3,
+        by_mu, density * one, "The derivative by μ of a step", rtol=1e-3,
         mistakes={
-            "this is the pathwise gradient: the samples that cross the edge are not counted":
-                torch.zeros(1000),
-            "the sign of the jump: h(c) - g(c)": torch.full((1000,), -density),
+            "this is the pathwise gradient; the samples that cross the edge are not "
+            "counted": 0 * one,
+            "the sign: samples that cross upwards gain h(c) - g(c)": -density * one,
+            "this is the density of ε. How many samples are there per unit of z?":
+                2 * density * one,
         },
     )  # fmt: skip
     expect.close(
-        expect.tensor(found[1], (1000,), "The derivative by σ"),
-        torch.full((1000,), -0.5 * density), "The derivative by σ of a step", rtol=1e-3,
+        by_sigma, -0.25 * density * one, "The derivative by σ of a step", rtol=1e-3,
         mistakes={
-            "by σ the edge moves with (c - μ)/σ, the term of μ does not serve":
-                torch.full((1000,), density),
-            "the sign: raising σ takes samples below an edge that lies below μ":
-                torch.full((1000,), 0.5 * density),
+            "this is the term of μ. A sample at the edge moves with μ by 1, and with "
+            "σ by its ε": density * one,
+            "the sign: raising σ takes samples near an edge below μ further down":
+                0.25 * density * one,
         },
     )  # fmt: skip
 

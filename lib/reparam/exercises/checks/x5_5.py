@@ -61,7 +61,8 @@ def slopes(z, theta, mistakes=False, h=1e-5):
     frozen = by(lambda s: quantiles(z, theta + s, at=at), parameters)
     found = {
         "z_2 moves by its own mixture, as if z_1 were not known. It comes second, and "
-        "given z_1 some components are likelier than others": -plain[:, 1] / plain_z[:, 1, 1:],
+        "given z_1 some components are likelier than others": -plain[:, 1]
+        / plain_z[:, 1, 1:],
         "the weights given z_1 come from the plain number z_1. When a parameter "
         "moves, z_1 moves, and they with it": -by_theta[:, 1] / own,
         "the weights given z_1 are taken for constants. They depend on the "
@@ -86,7 +87,9 @@ def swapped(z, theta):
     """dz/dθ in the other order, z_2 first."""
     logits, means, scales = unpacked(theta)
     C = len(logits)
-    other = np.concatenate([logits, means[:, ::-1].ravel(), scales[:, ::-1].ravel()])
+    other = np.concatenate(
+        [logits, means[:, ::-1].ravel(), scales[:, ::-1].ravel()]
+    )
     found = slopes(z[:, ::-1], other)[:, ::-1]
     pairs = found[:, :, C:].reshape(len(z), 2, 2 * C, 2)[..., ::-1]
     return np.concatenate([found[:, :, :C], pairs.reshape(len(z), 2, 4 * C)], -1)
