@@ -45,12 +45,16 @@ def secrets():
         if (p.suffix in (".py", ".md") and p.parent.name != "checks")
         or (p.suffix == ".ipynb" and p.parent.name == "book")
     ))  # fmt: skip
+    shown = plain("\n".join(
+        text
+        for exercise in sources.load()
+        for text in [
+            *(c.text for c in exercise.of("text", "code", "hint", "visible", "imports")),
+            *(exercise.blank(c) for c in exercise.of("answer")),
+        ]
+    ))  # fmt: skip
     found = []
     for exercise in sources.load():
-        shown = plain("\n".join(
-            [c.text for c in exercise.of("text", "code", "hint", "visible", "imports")]
-            + [exercise.blank(c) for c in exercise.of("answer")]
-        ))  # fmt: skip
         for line in map(plain, exercise.solution_lines()):
             if len(line) >= 25 and line not in shown and line not in public:
                 found.append((exercise.id, line))
