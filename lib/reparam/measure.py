@@ -793,7 +793,8 @@ def _integrate(
             )
         estimate, error = estimate + part.estimate, error + part.error
         subdivisions = max(1, subdivisions - part.subdivisions)
-    return problem.unpack(torch.as_tensor(estimate), torch.as_tensor(error))
+    total, error = (torch.as_tensor(x, device=origin.device) for x in (estimate, error))
+    return problem.unpack(total, error)
 
 
 def _stretched(u: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -842,7 +843,9 @@ def _coordinates(distribution: Distribution, pilot: Tensor) -> tuple[Tensor, Ten
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     bounds = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    lower, upper = (None if b is None else torch.as_tensor(b).double() for b in bounds)
+    lower, upper = (
+        None if b is None else torch.as_tensor(b, device=pilot.device).double() for b in bounds
+    )
     middle = pilot.double().median(0).values
     spread = (pilot.double() - middle).abs().median(0).values.clamp(min=1e-300) * 1.5
     if lower is not None and upper is not None:

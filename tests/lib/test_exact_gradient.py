@@ -63,6 +63,22 @@ CLOSED = [
         None,
     ),
     ("exponential", lambda z: z**3, Exponential, {"rate": 0.7}, {"rate": -18 / 0.7**4}, 6 / 0.343),
+    (
+        "exponentials",
+        lambda z: z**3,
+        Exponential,
+        {"rate": [0.7, 1.4]},
+        {"rate": [-18 / 0.7**4, -18 / 1.4**4]},
+        [6 / 0.343, 6 / 2.744],
+    ),
+    (
+        "betas",
+        lambda z: z,
+        Beta,
+        {"concentration1": [2.0, 3.0], "concentration0": [3.0, 1.0]},
+        {"concentration1": [3 / 25, 1 / 16], "concentration0": [-2 / 25, -3 / 16]},
+        [2 / 5, 3 / 4],
+    ),
     ("slow", lambda z: (0.9 * z).exp(), Exponential, {"rate": 1.0}, {"rate": -90.0}, 10.0),
     (
         "gamma",
@@ -162,14 +178,16 @@ CLOSED = [
 @pytest.mark.parametrize(
     ("f", "make", "at", "truth", "value"), [c[1:] for c in CLOSED], ids=[c[0] for c in CLOSED]
 )
-def test_closed_forms_lie_within_the_claimed_error(f, make, at, truth, value):
-    result = exact_gradient(f, make, {k: T(v) for k, v in at.items()})
+def test_closed_forms_lie_within_the_claimed_error(f, make, at, truth, value, device):
+    result = exact_gradient(f, make, {k: T(v).to(device) for k, v in at.items()})
     for name, gradient in truth.items():
-        off = (result.gradient[name] - T(gradient)).abs()
+        gradient = T(gradient).to(device)
+        off = (result.gradient[name] - gradient).abs()
         assert (off <= result.error[name] + 1e-14).all(), (name, off, result.error[name])
-        assert (result.error[name] <= 4e-8 * T(gradient).abs().clamp(min=1)).all()
+        assert (result.error[name] <= 4e-8 * gradient.abs().clamp(min=1)).all()
     if value is not None:
-        assert ((result.value - T(value)).abs() <= result.value_error + 1e-15).all()
+        off = (result.value - T(value).to(device)).abs()
+        assert (off <= result.value_error + 1e-15).all()
 
 
 LEAKS = {
