@@ -365,8 +365,11 @@ def test_ctrl_c_is_not_a_finding():
 @pytest.mark.gpu
 def test_an_encoder_on_a_gpu(images):
     assert check_encoder(Encoder().cuda(), images[:50].cuda()).ok
-    report = check_encoder(Encoder(F.relu).cuda(), images[:50].cuda())
-    assert names(report) == ["log_var is cut off at 0", "log_var is never negative"]
+    found = names(check_encoder(Encoder(F.relu).cuda(), images[:50].cuda()))
+    assert [name for name in found if name != "log_var has dead units"] == [
+        "log_var is cut off at 0",
+        "log_var is never negative",
+    ]
 
 
 @pytest.mark.parametrize(

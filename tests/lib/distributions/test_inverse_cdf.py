@@ -264,11 +264,11 @@ def test_all_is_finite_and_of_the_dtype(draw, dtype, device):
     _, _, (parameters, *_) = LAWS[draw]
     leaves = filled(parameters, 20_000, dtype, device=device, requires_grad=True)
     z = draw(*leaves)
-    assert z.dtype == dtype
-    assert z.isfinite().all()
-    for slope in torch.autograd.grad(z.sum(), leaves):
-        assert slope.dtype == dtype
-        assert slope.isfinite().all()
+    # Of so many Cauchy numbers 0.2 are expected beyond float16's largest; above five: once in 1e7.
+    allowed = 5 if draw is reparameterize_cauchy and dtype == torch.float16 else 0
+    for given in (z, *torch.autograd.grad(z.sum(), leaves)):
+        assert given.dtype == dtype
+        assert (~given.isfinite()).sum() <= allowed
 
 
 def test_the_smallest_numbers_of_float16_are_not_cut_off(monkeypatch):
