@@ -2,7 +2,7 @@
 """
 title = "An exponential cost"
 kind = "derivation"
-difficulty = 3
+difficulty = 2
 minutes = 20
 points = 5
 objective = "Derive the variance of both estimators for an f that is no polynomial"
@@ -55,17 +55,19 @@ Under the weight $e^{2z}$ the normal law is again normal, with mean $\mu + 2\sig
 import math
 
 import numpy as np
+import torch
 
 from reparam.exercises import expect
+
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(120)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
 def moments(function, mu, sigma):
     """Mean and variance of function(z, ε), by Gauss-Hermite quadrature."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
-    weights = weights / weights.sum()
-    values = function(mu + sigma * nodes, nodes)
-    mean = float((weights * values).sum())
-    return mean, float((weights * values**2).sum()) - mean**2
+    values = function(mu + sigma * NODES, NODES)
+    mean = float((WEIGHTS * values).sum())
+    return mean, float((WEIGHTS * (values - mean) ** 2).sum())
 
 
 def test_pathwise(answer, rng):
@@ -91,8 +93,26 @@ def test_score(answer, rng):
                 (right + mean**2) * 0.25 - mean**2,
             "e^{2z} and (z - μ)² are not independent: the weight moves the mean by 2σ²":
                 math.exp(0.5) / 0.25 - mean**2,
+            "this is Var[f] times the variance of the score; f and score depend on one z, and "
+            "the height of f counts, not its spread":
+                moments(lambda z, e: np.exp(z), 0.0, 0.5)[1] / 0.25,
         },
     )  # fmt: skip
+
+
+def test_place(answer, rng):
+    """From μ = 0 to μ = 1 both variances grow alike."""
+    for name in ("variance_pathwise", "variance_score"):
+        function = getattr(answer, name)
+        low = expect.number(function(0.0, 0.5), f"{name} at μ = 0")
+        expect.that(low > 0, f"{name}: a variance is positive.")
+        expect.close(
+            function(1.0, 0.5) / low, math.exp(2), f"What μ does to {name}",
+            mistakes={
+                "nothing happens; e^z is taller and steeper to the right": 1.0,
+                "the estimate grows like e^μ, and a variance is its square": math.e,
+            },
+        )  # fmt: skip
 
 
 # %% hidden
@@ -100,7 +120,7 @@ from reparam.exercises import points
 
 
 def cases(rng):
-    for a, b in np.array(__import__("torch").rand(6, 2, generator=rng)).tolist():
+    for a, b in torch.rand(6, 2, generator=rng).tolist():
         yield 2 * a - 1, 0.1 + 0.8 * b
 
 
@@ -168,6 +188,12 @@ def variance_score(mu, sigma):
     return math.exp(2 * mu + 2 * sigma**2) * (1 + 4 * sigma**2) - math.exp(
         2 * mu + sigma**2
     )
+
+
+# %% wrong: multiplies the variances of f and of the score
+def variance_score(mu, sigma):
+    spread = math.exp(2 * mu + 2 * sigma**2) - math.exp(2 * mu + sigma**2)
+    return spread / sigma**2
 
 
 # %% solution

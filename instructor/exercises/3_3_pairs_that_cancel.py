@@ -25,7 +25,7 @@ $-\varepsilon$ has the same law as $\varepsilon$. So each noise gives two sample
 
 # %% answer
 def paired_gradients(f, mu, sigma, eps):
-    """([n], [n]): the mean of the pathwise gradients at +eps and -eps, by mu and by sigma."""
+    """([n], [n]): means of the gradients at +eps and -eps, by mu and by sigma."""
     ### BEGIN SOLUTION
     both = torch.cat([eps, -eps])
     z = (mu + sigma * both).requires_grad_()
@@ -66,14 +66,14 @@ def test_square(answer, rng):
     eps = torch.tensor([0.5, -1.0, 2.0])
     by_mu, by_sigma = answer.paired_gradients(torch.square, 1.0, 2.0, eps)
     expect.close(
-        by_mu, torch.full((3,), 2.0), "The estimates by μ",
+        by_mu, torch.full((3,), 2.0), "Your gradient by μ",
         mistakes={
             "only one of the two samples is in it": 2 * (1 + 2 * eps),
             "the two are added; their mean is asked for": torch.full((3,), 4.0),
         },
     )  # fmt: skip
     expect.close(
-        by_sigma, 4 * eps**2, "The estimates by σ",
+        by_sigma, 4 * eps**2, "Your gradient by σ",
         mistakes={
             "at -ε the slope by σ is -ε f'; the sign was not turned": 2 * eps,
             "only one of the two samples is in it": 2 * (1 + 2 * eps) * eps,
@@ -91,6 +91,15 @@ def test_words(answer, rng):
             word in ("exact", "helps", "hurts"),
             "The words are exact, helps and hurts.",
         )
+    expect.that(
+        list(words) != ["hurts", "exact", "helps"],
+        "verdict: this would be right for the mean of f itself over a pair. Here the slopes of f "
+        "are averaged.",
+    )
+    expect.that(
+        list(words) != ["helps", "helps", "helps"],
+        "verdict: pairs do not always help. Look for an f whose slope is the same at z and at -z.",
+    )
 
 
 # %% hidden
@@ -106,7 +115,7 @@ def test_by_mu(answer, rng):
         lambda z: torch.sin(a * z) + z**2, mu, sigma, eps
     )
     wanted, _ = exact(lambda z: a * torch.cos(a * z) + 2 * z, mu, sigma, eps)
-    expect.close(found, wanted, "The estimates by μ", rtol=1e-3, atol=1e-4)
+    expect.close(found, wanted, "Your gradient by μ", rtol=1e-3, atol=1e-4)
 
 
 @points(2)
@@ -118,7 +127,7 @@ def test_by_sigma(answer, rng):
         lambda z: torch.exp(a * z) - z**2, mu, sigma, eps
     )
     _, wanted = exact(lambda z: a * torch.exp(a * z) - 2 * z, mu, sigma, eps)
-    expect.close(found, wanted, "The estimates by σ", rtol=1e-3, atol=1e-4)
+    expect.close(found, wanted, "Your gradient by σ", rtol=1e-3, atol=1e-4)
 
 
 @points(1)
@@ -143,7 +152,7 @@ def test_price(answer, rng):
     by_mu, _ = answer.paired_gradients(
         f, 0.5, 1.0, torch.randn(30, generator=rng)
     )
-    expect.close(by_mu, torch.ones(30), "The estimates by μ", atol=1e-4)
+    expect.close(by_mu, torch.ones(30), "Your gradient by μ", atol=1e-4)
     expect.that(
         len(calls) <= 2 and sum(calls) <= 60,
         "f is evaluated more often than needed.",
@@ -187,6 +196,9 @@ def paired_gradients(f, mu, sigma, eps):
 
 # %% wrong: looks at f and not at its slope
 verdict = ["hurts", "exact", "helps"]
+
+# %% wrong: thinks that a pair always helps
+verdict = ["helps", "helps", "helps"]
 
 # %% solution
 r"""

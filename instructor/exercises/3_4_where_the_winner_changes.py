@@ -14,7 +14,7 @@ import math
 import torch
 
 # %% given
-SIGMA = 1.0  # or 0.5, 2.0
+SIGMA = 0.5  # or 0.8, 2.0
 
 # %% text
 r"""
@@ -67,6 +67,11 @@ Pathwise: $f'(z)$. Score function: $f(z)\,(z-\mu)/\sigma^2$, which is $f(z)\,\va
 
 # %% hint
 r"""
+Both variances, times $\sigma^2$, depend on the product $k\sigma$ alone. So the search can begin anywhere near $k = 1/\sigma$.
+"""
+
+# %% hint
+r"""
 Bisection: start from a $k$ at which pathwise is quieter and one at which it is louder, and halve.
 """
 
@@ -88,31 +93,73 @@ def variances(k, sigma):
 
 
 def test_estimates(answer, rng):
-    """Both have the right mean at k = 1, σ = 1."""
+    """Both have the right mean at k = 2, σ = 0.5."""
     n = 40_000
-    mean, path, height = variances(1.0, 1.0)
+    mean, path, height = variances(2.0, 0.5)
+    told = {
+        "pathwise": {
+            "the slope of sin kz has a factor k": mean / 2,
+            "this averages the height of f; the pathwise estimate is its slope": 0.0,
+            "this is the slope by ε, with a factor σ too much": 0.5 * mean,
+        },
+        "score": {
+            "the score is ε/σ, with σ below": 0.5 * mean,
+            "the score is (z - μ)/σ², which is ε/σ; a σ too many stands below": 2
+            * mean,
+            "f is not weighted with the score": 0.0,
+        },
+    }
     for name, variance in (("pathwise", path), ("score", height)):
         found = expect.tensor(
-            getattr(answer, name)(1.0, 1.0, n), (n,), f"The {name} estimates"
+            getattr(answer, name)(2.0, 0.5, n), (n,), f"What {name} returns"
         )
         expect.mean(
-            found, mean, f"The mean of the {name} estimates", deviation=1.1 * variance**0.5,
-            mistakes={"the slope of sin kz has a factor k, or f is not weighted with the score":
-                      0.0},
+            found, mean, f"The mean of the {name} estimates",
+            deviation=max(4.0, 1.1 * variance**0.5), mistakes=told[name],
         )  # fmt: skip
+        expect.variance(
+            found, variance, f"The variance of the {name} estimates", within=0.35
+        )
+
+
+def test_crossing(answer, rng):
+    """At the crossover neither variance is far above the other."""
+    sigma = answer.given["SIGMA"]
+    found = expect.number(answer.crossover, "crossover")
+    expect.that(found > 0, "crossover should be positive.")
+    _, path, height = variances(found, sigma)
+    if abs(path / height - 1) < 0.3:
+        return
+    why = ""
+    if abs(found * sigma - 1) < 0.01:
+        why = " kσ = 1 is the right order, and no more: measure."
+    elif 0.7 < variances(found, 1.0)[1] / variances(found, 1.0)[2] < 1.4:
+        why = " It would be right for σ = 1; what counts is how many waves lie under the law."
+    elif (
+        0.7
+        < variances(found / sigma, 1.0)[1] / variances(found / sigma, 1.0)[2]
+        < 1.4
+    ):
+        why = " A wider law covers more waves at the same k: which way must k go?"
+    louder = "pathwise" if path > height else "score function"
+    expect.that(
+        False,
+        f"At your crossover the {louder} estimates are clearly louder.{why}",
+    )
 
 
 def test_form(answer, rng):
-    """A number and three words."""
-    expect.that(
-        expect.number(answer.crossover, "crossover") > 0,
-        "crossover should be positive.",
-    )
+    """Three words."""
     words = answer.use
     right = isinstance(words, (list, tuple)) and len(words) == 3
     expect.that(right, "use should hold three words.")
     expect.that(
         all(w in ("pathwise", "score") for w in words), "use holds other words."
+    )
+    expect.that(
+        len(set(words)) > 1,
+        "use: one estimator for all three. Does its variance stay below the other's as k grows "
+        "from less than one wave under the law to many?",
     )
 
 
@@ -121,22 +168,28 @@ from reparam.exercises import points
 
 
 def check_estimates(answer, rng, name, which):
-    k, sigma = (
-        0.5 + 2 * torch.rand((), generator=rng).item(),
-        0.5 + torch.rand((), generator=rng).item(),
-    )
-    mean, *both = variances(k, sigma)
     n = 40_000
-    found = expect.tensor(
-        getattr(answer, name)(k, sigma, n), (n,), f"The {name} estimates"
-    )
-    deviation = 1.1 * both[which] ** 0.5
-    expect.mean(
-        found, mean, f"The mean of the {name} estimates", deviation=deviation
-    )
-    expect.variance(
-        found, both[which], f"The variance of the {name} estimates", within=0.35
-    )
+    narrow, wide, *waves = torch.rand(4, generator=rng).tolist()
+    for sigma, wave in zip(
+        (0.4 + 0.2 * narrow, 1.6 + 0.6 * wide), waves, strict=True
+    ):
+        k = (0.7 + 0.6 * wave) / sigma
+        mean, *both = variances(k, sigma)
+        found = expect.tensor(
+            getattr(answer, name)(k, sigma, n), (n,), f"What {name} returns"
+        )
+        expect.mean(
+            found,
+            mean,
+            f"The mean of the {name} estimates",
+            deviation=1.1 * both[which] ** 0.5,
+        )
+        expect.variance(
+            found,
+            both[which],
+            f"The variance of the {name} estimates",
+            within=0.35,
+        )
 
 
 @points(1)
@@ -218,12 +271,24 @@ def score(k, sigma, n):
 # %% wrong: the crossover at kσ = 1
 crossover = 1 / SIGMA
 
+# %% wrong: the crossover for σ = 1
+crossover = 1.109
+
+# %% wrong: moves the crossover the other way
+crossover = 1.109 * SIGMA
+
+
+# %% wrong: the variances of means of ten
+def pathwise(k, sigma, n):
+    return (k * torch.cos(k * sigma * torch.randn(10, n))).mean(0)
+
+
 # %% wrong: pathwise always
 use = ["pathwise", "pathwise", "pathwise"]
 
 # %% solution
 r"""
-With $s = k^2\sigma^2$ the variances, times $2\sigma^2$, are $s(1-e^{-s})^2$ and $1-(1-4s)e^{-2s}-2se^{-s}$: both depend on $k\sigma$ alone, so the crossover is a fixed number of wiggles under the law, and doubling σ halves the $k$. It lies near $k\sigma = 1.4$: beyond it, the sample cannot see which way $f$ goes from the slope where it happens to stand.
+With $s = k^2\sigma^2$ the variances, times $2\sigma^2$, are $s(1-e^{-s})^2$ and $1-(1-4s)e^{-2s}-2se^{-s}$: both depend on $k\sigma$ alone, so the crossover is a fixed number of wiggles under the law, and doubling σ halves the $k$. It lies at $k\sigma = 1.109$, well before the law covers a whole wave: beyond it, the sample cannot see which way $f$ goes from the slope where it happens to stand.
 """
 
 # %% rubric

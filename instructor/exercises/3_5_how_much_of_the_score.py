@@ -3,7 +3,7 @@
 title = "How much of the score?"
 kind = "harder"
 difficulty = 4
-minutes = 35
+minutes = 45
 points = 8
 objective = "Derive and use the best mixture of the two pathwise gradients of an ELBO"
 after = "Sticking the landing"
@@ -12,22 +12,23 @@ after = "Sticking the landing"
 # %% imports
 import math
 import torch
+from torch import nn
 
 # %% text
 r"""
-Let $q = N(\mu,\sigma^2)$, $z = \mu+\sigma\varepsilon$, and $\mathrm{ELBO} = \mathbb E[\log p(z) - \log q(z)]$. The pathwise gradient of the integrand by $\mu$ holds a score term of mean 0; *sticking the landing* drops it. We may as well take a part of it: weight $a$ on the gradient without the score term and $1-a$ on the full one.
+Let $q = N(\mu,\sigma^2)$, $z = \mu+\sigma\varepsilon$ and $\mathrm{ELBO} = \mathbb E[\log p(z) - \log q(z)]$. The full pathwise gradient by $\mu$ holds a score term of mean 0, and *sticking the landing* drops it. We may drop a part: weight $a$ on the gradient without the term, $1-a$ on the full one.
 
-> **Predict first.** For $p = N(0,1)$ and $\sigma = 1$ the gradient without the score term has no variance if ... For which $\sigma$ is it *louder* than the full one?
+> **Predict first.** For $p = N(0,1)$: at which σ is the gradient without the term free of noise? Below which σ is it louder than the full one?
 
-1. `gradients(log_p, mu, sigma, eps, a)`: for each noise in `eps` (shape `[n]`) the estimate by $\mu$ with weight `a`, as `[n]`. `log_p` takes and returns `[n]` and is differentiable; the rest are numbers.
-2. For $p = N(0, 1)$: `best_a(sigma)`, the weight with the least variance, and `quieter_from`, the σ above which dropping the term ($a=1$) beats keeping it ($a=0$).
-3. `estimated_a(full, dropped)`: the best weight from samples of the two estimates for the same noise, `[n]` each, for a $p$ that nobody knows in closed form.
+1. `gradients(log_p, mu, sigma, eps, a)`: for each noise in `eps` (`[n]`) the estimate by $\mu$, as `[n]`. `log_p` maps `[n]` to `[n]` and is differentiable.
+2. For $p = N(0, 1)$: `best_a(sigma)`, the weight of least variance, and `quieter_from`, the σ above which $a=1$ beats $a=0$.
+3. `Mixer`, for any $p$: a module that learns the weight. `forward(full, dropped)`, `[n]` each for the same noise, returns the mixture whose $a$ gives all samples of *earlier* batches, taken together, the least sample variance ($a = 0$ before the first). Then, in training mode alone, it takes the batch in. Its memory is in its `state_dict` and does not grow.
 """
 
 
 # %% answer
 def gradients(log_p, mu, sigma, eps, a):
-    """[n] estimates of d ELBO / d mu, with weight a on the one without the score term."""
+    """[n] estimates of d ELBO / d mu, weight a on the one without the term."""
     ### BEGIN SOLUTION
     z = (mu + sigma * eps).requires_grad_()
     (slope,) = torch.autograd.grad(log_p(z).sum(), z)
@@ -42,19 +43,34 @@ def best_a(sigma):
     ### END SOLUTION
 
 
-def estimated_a(full, dropped):
-    """The weight with the least variance, from samples of both estimates."""
-    ### BEGIN SOLUTION
-    term = full - dropped
-    centered = term - term.mean()
-    return ((full - full.mean()) * centered).sum() / (centered**2).sum()
-    ### END SOLUTION
-
-
 # %% answer
 ### BEGIN SOLUTION
 quieter_from = math.sqrt(0.5)
 ### END SOLUTION
+
+
+# %% answer
+class Mixer(nn.Module):
+    """Mix two estimates with the weight that was best for the batches before."""
+
+    def __init__(self):
+        super().__init__()
+        ### BEGIN SOLUTION
+        self.register_buffer("sums", torch.zeros(5, dtype=torch.float64))
+        ### END SOLUTION
+
+    def forward(self, full, dropped):
+        """[n]: the mixture; in training the batch is remembered afterwards."""
+        ### BEGIN SOLUTION
+        term = full - dropped
+        n, t, f, tt, tf = self.sums.tolist()
+        a = (tf - t * f / n) / (tt - t * t / n) if n else 0.0
+        if self.training:
+            seen = [torch.ones_like(term), term, full, term**2, term * full]
+            self.sums += torch.stack(seen).sum(1).double()
+        return full - a * term
+        ### END SOLUTION
+
 
 # %% hint
 r"""
@@ -68,12 +84,18 @@ For $p = N(0,1)$ the estimate is $-\mu - \sigma\varepsilon + a\varepsilon/\sigma
 
 # %% hint
 r"""
-Mixture: $\text{full} - a\,(\text{full}-\text{dropped})$. That is a control variate with a coefficient; the best one is a regression slope.
+The mixture is $\text{full} - a\,t$ with $t = \text{full}-\text{dropped}$. That is a control variate with a coefficient, and the best coefficient is the slope of a regression of full on $t$: a covariance over a variance.
+"""
+
+# %% hint
+r"""
+Five running sums suffice for that slope: the number of samples and the sums of $t$, full, $t^2$ and $t\cdot$full. `self.register_buffer(name, tensor)` puts them into the state.
 """
 
 # %% visible
 import math
 
+import numpy as np
 import torch
 
 from reparam.exercises import expect
@@ -86,7 +108,7 @@ def test_ends(answer, rng):
     full = -(1 + 2 * eps)
     found = answer.gradients(log_p, 1.0, 2.0, eps, 0.0)
     expect.close(
-        found, full, "The estimates at a = 0",
+        found, full, "Your mixture at a = 0",
         mistakes={
             "this is the one without the score term: the weights are the other way round":
                 full + eps / 2,
@@ -95,7 +117,7 @@ def test_ends(answer, rng):
     )  # fmt: skip
     found = answer.gradients(log_p, 1.0, 2.0, eps, 1.0)
     expect.close(
-        found, full + eps / 2, "The estimates at a = 1",
+        found, full + eps / 2, "Your mixture at a = 1",
         mistakes={
             "the sign of the path through log q: minus log q is in the ELBO": full - eps / 2,
             "the score is (z - μ)/σ² = ε/σ; a factor σ is off": full + eps,
@@ -105,10 +127,71 @@ def test_ends(answer, rng):
 
 
 def test_landing(answer, rng):
-    """Where q is the posterior, no variance is left."""
+    """Where q is the posterior no variance is left; elsewhere the weight is another."""
     expect.close(
         answer.best_a(1.0), 1.0, "The best weight at σ = 1",
         mistakes={"this keeps the whole score term": 0.0},
+    )  # fmt: skip
+    found = expect.number(answer.best_a(2.0), "The best weight at σ = 2")
+    expect.that(
+        abs(found - 1) > 0.01,
+        "best_a: at σ = 2 the width of q is not the posterior's, and dropping the term, no more "
+        "and no less, leaves noise.",
+    )
+    border = expect.number(answer.quieter_from, "quieter_from")
+    expect.that(
+        abs(border - 1) > 0.01,
+        "quieter_from: at σ = 1 dropping the term leaves no noise at all, so that the border "
+        "is elsewhere.",
+    )
+
+
+def test_mixer(answer, rng):
+    """The first two batches of a mixer."""
+    mixer = answer.Mixer()
+    full, dropped = torch.tensor([3.0, 1.0]), torch.tensor([-2.0, 4.0])
+    expect.close(
+        mixer(full, dropped), full, "The first batch",
+        mistakes={
+            "its weight comes from this very batch, and that is biased": torch.full((2,), 1.75),
+            "the weight begins at 0, which is the full gradient": dropped,
+        },
+    )  # fmt: skip
+    found = mixer(torch.tensor([2.0]), torch.tensor([-2.0]))
+    expect.close(
+        found, torch.tensor([1.0]), "The second batch",
+        mistakes={
+            "the first batch is not remembered": torch.tensor([2.0]),
+            "the weights are the other way round": torch.tensor([-1.0]),
+            "the weight has the wrong sign": torch.tensor([3.0]),
+            "the sums are not centered: a sample variance is about the sample mean, and the "
+            "estimates' own mean must not count": torch.tensor([2 - 4 * 12 / 34]),
+        },
+    )  # fmt: skip
+
+
+def test_memory(answer, rng):
+    """Two batches, then evaluation, then a copy."""
+    mixer, copy = answer.Mixer(), answer.Mixer()
+    probe = torch.tensor([2.0]), torch.tensor([-2.0])
+    mixer(torch.tensor([3.0, 1.0]), torch.tensor([-2.0, 4.0]))
+    mixer(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0]))
+    mixer.eval()
+    mixer(torch.tensor([9.0, 1.0]), torch.tensor([0.0, 7.0]))
+    wanted = torch.tensor([2 - 4 * 9 / 32.75])
+    expect.close(
+        mixer(*probe), wanted, "A batch in evaluation",
+        mistakes={
+            "a batch met in evaluation was taken in": torch.tensor([2 - 840 / 436]),
+            "the last training batch alone counts": torch.tensor([-6.0]),
+            "the weights of the batches are averaged; take their samples together":
+                torch.tensor([-2.5]),
+        },
+    )  # fmt: skip
+    copy.load_state_dict(mixer.state_dict())
+    expect.close(
+        copy(*probe), wanted, "The same batch in a copy with this state",
+        mistakes={"the memory did not travel in state_dict": torch.tensor([2.0])},
     )  # fmt: skip
 
 
@@ -116,21 +199,22 @@ def test_landing(answer, rng):
 from reparam.exercises import points
 
 
-@points(3)
+@points(2)
 def test_gradients(answer, rng):
     """Other posteriors and weights, draw by draw."""
     for _ in range(2):
         b, mu, sigma, a = (torch.rand(4, generator=rng) + 0.2).tolist()
+        a = a + 0.5
         eps = torch.randn(30, generator=rng)
         found = answer.gradients(
             lambda z, b=b: torch.sin(b * z) - z**4 / 4, mu, sigma, eps, a
         )
         z = mu + sigma * eps
         wanted = b * torch.cos(b * z) - z**3 + a * eps / sigma
-        expect.close(found, wanted, "The estimates", rtol=1e-3, atol=1e-3)
+        expect.close(found, wanted, "Your mixture", rtol=1e-3, atol=1e-3)
 
 
-@points(2)
+@points(1)
 def test_best(answer, rng):
     """The best weight, for a normal posterior."""
     for sigma in (0.3 + 1.5 * torch.rand(4, generator=rng)).tolist():
@@ -149,23 +233,67 @@ def test_from(answer, rng):
     )
 
 
+def batches(rng):
+    """Pairs of estimates; terms and slopes differ from batch to batch."""
+    for n, base in ((6, 0.3), (20, 1.5), (9, -0.9), (14, 0.6)):
+        shift, scale, tilt = torch.rand(3, generator=rng).tolist()
+        term = 0.5 + shift + (0.5 + scale) * torch.randn(n, generator=rng)
+        full = (
+            3 + (base + 0.3 * tilt) * term + 0.3 * torch.randn(n, generator=rng)
+        )
+        yield full, full - term
+
+
+def mixed(full, dropped, past):
+    """By a least-squares line through all earlier samples."""
+    if not past:
+        return full
+    fulls, others = (
+        torch.cat(column).double() for column in zip(*past, strict=True)
+    )
+    slope = float(np.polyfit((fulls - others).numpy(), fulls.numpy(), 1)[0])
+    return full - slope * (full - dropped)
+
+
 @points(2)
-def test_estimated(answer, rng):
-    """The weight from samples."""
-    n = 400
-    eps = torch.randn(n, generator=rng, dtype=torch.float64)
-    other = torch.randn(n, generator=rng, dtype=torch.float64)
-    slope = 0.5 + torch.rand((), generator=rng, dtype=torch.float64)
-    full = 1.3 - slope * eps + 0.3 * other
-    dropped = full + 0.8 * eps
-    found = expect.number(answer.estimated_a(full, dropped), "The weight")
-    grid = torch.linspace(-1, 4, 5001, dtype=torch.float64)
-    mixtures = full[:, None] + grid * (dropped - full)[:, None]
-    best = float(grid[mixtures.var(0).argmin()])
-    expect.close(found, best, "The weight", atol=0.006, rtol=0)
+def test_row(answer, rng):
+    """A row of batches, each with the weight of those before it."""
+    mixer, past = answer.Mixer(), []
+    for full, dropped in batches(rng):
+        found = mixer(full, dropped)
+        wanted = mixed(full, dropped, past)
+        expect.close(found, wanted, "A batch's mixture", rtol=1e-3, atol=2e-3)
+        past.append((full, dropped))
 
 
-# %% right: autograd with log q, and covariances
+@points(1)
+def test_eval(answer, rng):
+    """Evaluation uses the weight and leaves it alone."""
+    mixer, past = answer.Mixer(), []
+    *rows, other, probe = batches(rng)
+    for full, dropped in rows:
+        mixer(full, dropped)
+        past.append((full, dropped))
+    mixer.eval()
+    mixer(*other)
+    expect.close(
+        mixer(*probe), mixed(*probe, past), "A batch in evaluation", rtol=1e-3, atol=2e-3
+    )  # fmt: skip
+
+
+@points(1)
+def test_state(answer, rng):
+    """A copy through the state goes on where the first one stood."""
+    mixer, copy = answer.Mixer(), answer.Mixer()
+    *rows, probe = batches(rng)
+    for full, dropped in rows:
+        mixer(full, dropped)
+    copy.load_state_dict(mixer.state_dict())
+    found, wanted = copy(*probe), mixed(*probe, rows)
+    expect.close(found, wanted, "What a loaded copy gives", rtol=1e-3, atol=2e-3)
+
+
+# %% right: autograd with log q, and a running covariance
 def gradients(log_p, mu, sigma, eps, a):
     m = torch.full_like(eps, mu).requires_grad_()
     z = m + sigma * eps
@@ -179,12 +307,32 @@ def best_a(sigma):
     return torch.tensor(float(sigma)).square()
 
 
-def estimated_a(full, dropped):
-    both = torch.cov(torch.stack([full, full - dropped]))
-    return both[0, 1] / both[1, 1]
-
-
 quieter_from = 1 / 2**0.5
+
+
+class Mixer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("center", torch.zeros(2))
+        self.register_buffer("scatter", torch.zeros(2, 2))
+
+    def forward(self, full, dropped):
+        both = torch.stack([full, full - dropped])
+        a = self.scatter[0, 1] / self.scatter[1, 1] if self.count else 0.0
+        result = (1 - a) * full + a * dropped
+        if self.training:
+            n = both.shape[1]
+            mean = both.mean(1)
+            apart = mean - self.center
+            inner = both - mean[:, None]
+            between = (
+                self.count * n / (self.count + n) * torch.outer(apart, apart)
+            )
+            self.scatter = self.scatter + inner @ inner.T + between
+            self.count = self.count + n
+            self.center = self.center + apart * n / self.count
+        return result
 
 
 # %% wrong: the weights the other way round
@@ -206,21 +354,85 @@ def best_a(sigma):
     return 1.0
 
 
-# %% wrong: the regression without centering
-def estimated_a(full, dropped):
-    term = full - dropped
-    return (full * term).mean() / (term**2).mean() + 0.05
-
-
 # %% wrong: equal at σ = 1
 quieter_from = 1.0
 
+
+# %% wrong: the weight comes from the batch that it weighs
+class Mixer(nn.Module):
+    def forward(self, full, dropped):
+        both = torch.cov(torch.stack([full, full - dropped]))
+        return full - both[0, 1] / both[1, 1] * (full - dropped)
+
+
+# %% wrong: sums without centering
+class Mixer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(2))
+
+    def forward(self, full, dropped):
+        term = full - dropped
+        a = self.sums[0] / self.sums[1] if self.sums[1] > 0 else 0.0
+        if self.training:
+            new = torch.stack([(full * term).sum(), (term**2).sum()])
+            self.sums = self.sums + new
+        return full - a * term
+
+
+# %% wrong: remembers the last batch alone
+class Mixer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("a", torch.zeros(()))
+
+    def forward(self, full, dropped):
+        result = full - self.a * (full - dropped)
+        if self.training and len(full) > 1:
+            both = torch.cov(torch.stack([full, full - dropped]))
+            self.a = both[0, 1] / both[1, 1]
+        return result
+
+
+# %% wrong: remembers in evaluation
+class Mixer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(5, dtype=torch.float64))
+
+    def forward(self, full, dropped):
+        term = full - dropped
+        n, t, f, tt, tf = self.sums.tolist()
+        a = (tf - t * f / n) / (tt - t * t / n) if n else 0.0
+        seen = [torch.ones_like(term), term, full, term**2, term * full]
+        self.sums += torch.stack(seen).sum(1).double()
+        return full - a * term
+
+
+# %% wrong: the memory is not in the state
+class Mixer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sums = torch.zeros(5, dtype=torch.float64)
+
+    def forward(self, full, dropped):
+        term = full - dropped
+        n, t, f, tt, tf = self.sums.tolist()
+        a = (tf - t * f / n) / (tt - t * t / n) if n else 0.0
+        if self.training:
+            seen = [torch.ones_like(term), term, full, term**2, term * full]
+            self.sums += torch.stack(seen).sum(1).double()
+        return full - a * term
+
+
 # %% solution
 r"""
-Along the path $\log q(z)$ does not depend on $\mu$: the full gradient is $\frac{d}{dz}\log p$, and dropping the score leaves $\varepsilon/\sigma$ in it. For $p=N(0,1)$ the mixture is $-\mu+(a/\sigma-\sigma)\varepsilon$, so $a=\sigma^2$ leaves no variance at any σ, $a=1$ only at $\sigma=1$, where $q$ is the posterior's width. $|1/\sigma-\sigma|<\sigma$ gives $\sigma>1/\sqrt2$: a narrow $q$ is better off with the score term. In general the score term is a control variate, and its best coefficient the slope of a regression.
+Along the path $\log q(z)$ does not depend on $\mu$: the full gradient is $\frac{d}{dz}\log p$, and dropping the score leaves $\varepsilon/\sigma$ in it. For $p=N(0,1)$ the mixture is $-\mu+(a/\sigma-\sigma)\varepsilon$, so that $a=\sigma^2$ leaves no variance at any σ, and $a=1$ only at $\sigma=1$, where $q$ has the posterior's width. $|1/\sigma-\sigma|<\sigma$ gives $\sigma>1/\sqrt2$: a narrow $q$ is better off with the score term.
+
+In general the score term is a control variate, and its best coefficient the slope of a regression. Taken from its own batch the coefficient depends on the noise that it weighs, and the mean of the mixture is no longer the gradient; from earlier batches it is a number that does not know this noise. Centering matters in a finite sample: without it the mean of the estimates, which no mixture changes, leaks into the weight.
 """
 
 # %% rubric
 r"""
-Three points for the estimates, two for the weight, one for the border, two for the regression.
+Two points for the estimates, one for the weight, one for the border. For the mixer two for the row of batches, one for evaluation, one for the state. A mixer that uses its own batch gets none of its four.
 """
