@@ -27,7 +27,7 @@ A latent that is to carry detail learns faster from $\sigma = 0.1$ than from 1. 
 - Nothing is frozen: in the first backward pass every parameter gets a gradient that is not zero.
 - A `start` that the bounds do not allow raises a `ValueError`.
 
-*Predict first*: is a bias of `2 * math.log(start)` right? Solve (4.2) for $r$.
+> **Predict first.** Is a bias of `2 * math.log(start)` right? Solve (4.2) for $r$.
 """
 
 

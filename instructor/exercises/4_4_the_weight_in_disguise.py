@@ -20,7 +20,9 @@ from reparam.gaussian import gaussian_kl
 
 # %% text
 r"""
-`vae_loss` below runs, its loss falls, and yet all codes collapse to the prior. *Predict first*: what weight $w$ does it give the KL, for images of $P = 64$ pixels and $D = 8$ latents?
+`vae_loss` below runs, its loss falls, and yet all codes collapse to the prior.
+
+> **Predict first.** What weight $w$ does it give the KL, for images of $P = 64$ pixels and $D = 8$ latents?
 
 A learning rate absorbs a factor, and a constant has no gradient. So every such loss is $c\,(R + w\,\mathrm{KL}) + \text{constant}$, with $c > 0$, $R = -\log p(x\mid z)$ (Bernoulli, summed over pixels) and the KL (summed over latents), **both averaged over the batch**; and $w$ is the ELBO's weight if it is 1.
 

@@ -23,7 +23,9 @@ $$\lambda(t) = c + a\,e^{bt},$$
 
 whose inverse CDF is no elementary function. `makeham_slopes(z, a, b, c)` takes lifetimes `z` of shape `[n]` and three positive numbers, and returns $\partial z/\partial a,\ \partial z/\partial b,\ \partial z/\partial c$ as the columns of an `[n, 3]` tensor. It must be right in float32 where $F(z)$ is 1 to the last digit, too.
 
-*Predict first*, then look at your result: which lives move most when $c$ rises a little? `moved_most` is `"short"`, `"middle"` or `"long"`.
+> **Predict first.** Which lives move most when $c$ rises a little?
+
+Then look at your result: `moved_most` is `"short"`, `"middle"` or `"long"`.
 """
 
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 r"""
 A histogram is a law: bin $k$ between the edges $e_k$ and $e_{k+1}$ has probability $\pi_k$, spread evenly over it. The chapter saw a mixture's weights get no gradient, since choosing a component is a jump. A histogram chooses a bin.
 
-*Predict first*: if $z = F^{-1}(u)$ with one $u$ for each sample, is the path gradient by the weights `"complete"`, `"partial"` or `"missing"`? Write it into `gradient`.
+> **Predict first.** If $z = F^{-1}(u)$ with one $u$ for each sample, is the path gradient by the weights `"complete"`, `"partial"` or `"missing"`?
+
+Write it into `gradient`.
 
 Then write the module. `Histogram(edges)` takes rising edges `[B + 1]`, not evenly spaced in general, and has one parameter, `logits` of shape `[B]`, 0 at the start, with $\pi$ = softmax of it.
 

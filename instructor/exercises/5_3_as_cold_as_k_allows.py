@@ -23,7 +23,9 @@ The bit has logit $\lambda$, the soft sample is $y = \mathrm{sigmoid}((\lambda+L
 
 Write `moments(f, logit, tau)`, which returns $B$ and $V$ as two numbers. The truth that $B$ refers to is $\frac{d}{d\lambda}\mathbb E f(b)$ for the bit itself; `f` works on tensors, entry by entry, and is known at 0 and 1.
 
-*Predict first*: with a hundred times as many samples, is the best τ higher, lower or the same? Then, for $f(b) = e^b$ and $\lambda = -1$:
+> **Predict first.** With a hundred times as many samples, is the best τ higher, lower or the same?
+
+Then, for $f(b) = e^b$ and $\lambda = -1$:
 
 - `best`: the τ of `TAUS` with the least error for K = «K»;
 - `rule`: for large $K$ the best τ falls like `"K^-1"`, `"K^-1/2"` or `"K^-1/3"`.
