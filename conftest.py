@@ -2,17 +2,42 @@
 
 Cells tagged `gpu` run only where there is a GPU (`COURSE_GPU=1` or `0` decides instead). In the
 strict nbval run, fresh pictures are compared with the stored ones, which nbval alone does not do.
+Every notebook runs in an empty folder, as in Colab; and where COURSE_LIBRARY names a folder that
+`pip install --target` has filled (`make test` does), with the library that users install.
 """
 
 import os
 import shutil
+import tempfile
 
+import nbval.kernel
 import pytest
 from nbval.plugin import IPyNbCell
 
 from tools import notebooks
 
 notebooks.kernel_environment()  # kernels inherit it
+
+
+_start = nbval.kernel.start_new_kernel
+
+
+def _start_as_in_colab(**options):
+    """nbval's start of a kernel, away from the checkout."""
+    environment, library = dict(os.environ), os.environ.get("COURSE_LIBRARY")
+    if library:
+        environment["PYTHONPATH"] = library
+    folder = tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True)
+    manager, client = _start(**options | {"cwd": folder.name, "env": environment})
+    manager.empty_folder = folder  # goes with the kernel
+    if library:
+        check = f"import importlib.util as u; assert {library!r} in u.find_spec('reparam').origin"
+        reply = client.execute_interactive(check, timeout=60, output_hook=print)
+        assert reply["content"]["status"] == "ok", f"the notebooks do not import {library}/reparam"
+    return manager, client
+
+
+nbval.kernel.start_new_kernel = _start_as_in_colab
 
 
 def _has_gpu():

@@ -1,6 +1,6 @@
 """Show that an exercise's tests let every right answer through and no known wrong one.
 
-    python -m instructor.verify [ID ...] [--seeds 20]
+    python -m instructor.verify [ID ...] [--seeds 20] [--cohorts spring autumn]
 
 The reference and every `right` answer must get full marks, in the self-check and in the hidden
 tests, in each seed; every `wrong` answer must fail a hidden test in each seed; and the blank must
@@ -33,79 +33,96 @@ def namespace(exercise, attempt=None, blank=False):
     return space
 
 
-def outcomes(exercise, space, seed, kind="hidden"):
-    """The outcomes of one kind of tests on an answer's names."""
-    visible, hidden = exercise.tests()
-    answer = Answer(space, exercise.given)
-    return [run(test, answer, seed) for test in checks_of(visible if kind == "visible" else hidden)]
+def first_fault(tests, answer, seed):
+    """The first test that an answer does not pass, or None. That test is the first to run next."""
+    for test in tests:
+        if run(test, answer, seed).status != "passed":
+            tests.remove(test)
+            tests.insert(0, test)
+            return test
+    return None
+
+
+def shape_faults(exercise, hidden):
+    """What an exercise lacks, a sentence each."""
+    worth = sum(getattr(test, "points", 0) for test in hidden)
+    if worth != exercise.about["points"]:
+        yield f"the hidden tests are worth {worth} points, `about` says {exercise.about['points']}"
+    if len(exercise.of("wrong")) < 3:
+        yield f"there are {len(exercise.of('wrong'))} known wrong answers; three are due"
+    if not exercise.of("right"):
+        yield "there is no second right answer"
+    if len(exercise.of("hint")) < 2:
+        yield "there are fewer than two hints"
 
 
 def verify(exercise, seeds, each=lambda: None):
-    """Faults of an exercise, a sentence each, and {what: how often it was noticed}."""
-    faults, counts = [], Counter()
-    _, hidden = exercise.tests()
-    worth = sum(getattr(test, "points", 0) for test in checks_of(hidden))
-    if worth != exercise.about["points"]:
-        faults.append(f"the hidden tests are worth {worth} points, `about` says "
-                      f"{exercise.about['points']}")  # fmt: skip
-    if len(exercise.of("wrong")) < 3:
-        faults.append(f"there are {len(exercise.of('wrong'))} known wrong answers; three are due")
-    if not exercise.of("right"):
-        faults.append("there is no second right answer")
-    if len(exercise.of("hint")) < 2:
-        faults.append("there are fewer than two hints")
-    attempts = [("reference", None)]
-    attempts += [(f"{cell.kind}: {cell.title}", cell) for cell in exercise.of("right", "wrong")]
-    for label, attempt in [*attempts, ("blank", None)]:
-        space = namespace(exercise, attempt, blank=label == "blank")
-        wrong = attempt is not None and attempt.kind == "wrong"
+    """Faults of an exercise, a sentence each, and {wrong answer: how often it was caught}."""
+    visible, hidden = (checks_of(tests) for tests in exercise.tests())
+    faults, caught = list(shape_faults(exercise, hidden)), Counter()
+
+    for attempt in [None, *exercise.of("right")]:
+        label = f"right: {attempt.title}" if attempt else "reference"
+        answer = Answer(namespace(exercise, attempt), exercise.given)
         for seed in seeds:
             each()
-            found = outcomes(exercise, space, seed)
-            bad = [o for o in found if o.status != "passed"]
-            if label == "blank":
-                if len(bad) < len(found):
-                    faults.append(f"blank, seed {seed}: gets points without an answer")
-            elif wrong:
-                counts[label] += bool(bad)
-                if not bad:
-                    faults.append(f"{label}, seed {seed}: passes every hidden test")
-                continue
+            found = [run(test, answer, seed) for test in [*hidden, *visible]]
+            faults += [
+                f"{label}, seed {seed}: {o.name}: {o.message} ({o.detail})"
+                for o in found
+                if o.status != "passed"
+            ]
+    for attempt in exercise.of("wrong"):
+        answer, tests = Answer(namespace(exercise, attempt), exercise.given), list(hidden)
+        for seed in seeds:
+            each()
+            if first_fault(tests, answer, seed):
+                caught[attempt.title] += 1
             else:
-                bad += [o for o in outcomes(exercise, space, seed, "visible")
-                        if o.status != "passed"]  # fmt: skip
-                faults += [f"{label}, seed {seed}: {o.name}: {o.message} ({o.detail})" for o in bad]
-    return faults, counts
+                faults.append(f"wrong: {attempt.title}, seed {seed}: passes every hidden test")
+    blank = Answer(namespace(exercise, blank=True), exercise.given)
+    if any(run(test, blank, seeds[0]).status == "passed" for test in hidden):
+        faults.append("the blank gets points without an answer")
+    return faults, caught
+
+
+def told(exercise, attempt, kind="visible"):
+    """What the self-check, or the hidden tests, say of an attempt."""
+    visible, hidden = exercise.tests()
+    answer = Answer(namespace(exercise, attempt), exercise.given)
+    found = [run(test, answer, 0) for test in checks_of(visible if kind == "visible" else hidden)]
+    return [outcome for outcome in found if outcome.status != "passed"]
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("ids", nargs="*", help="exercises such as 1.2, or chapters (default: all)")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--cohorts", nargs="*", default=[""], help="whose constants to take")
     parser.add_argument("--show", action="store_true", help="what wrong answers are told")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     failed = 0
-    for exercise in sources.load():
+    for exercise in (e for cohort in options.cohorts for e in sources.load(cohort)):
         if options.ids and not {exercise.id, str(exercise.chapter)} & set(options.ids):
             continue
-        runs = options.seeds * (2 + len(exercise.of("right", "wrong")))
+        runs = options.seeds * (1 + len(exercise.of("right", "wrong")))
         begun = time.process_time()
         with tqdm(total=runs, desc=exercise.id, leave=False) as bar:
-            faults, counts = verify(exercise, range(options.seeds), bar.update)
-        seconds = (time.process_time() - begun) / runs
-        print(f"{exercise.id} {exercise.title}: {len(faults)} faults, {1e3 * seconds:.0f} ms a run")
-        for label, count in counts.items():
-            print(f"    {label}: caught {count} of {options.seeds}")
+            faults, caught = verify(exercise, range(options.seeds), bar.update)
+        seconds = time.process_time() - begun
+        cohort = f" (cohort {exercise.cohort})" if exercise.cohort else ""
+        print(f"{exercise.id} {exercise.title}{cohort}: {len(faults)} faults in {options.seeds} "
+              f"seeds, {seconds:.0f} s")  # fmt: skip
+        for wrong in exercise.of("wrong"):
+            named = "" if told(exercise, wrong) else "; the self-check does not notice it"
+            print(f"    {wrong.title}: caught {caught[wrong.title]} of {options.seeds}{named}")
+            for kind in ("visible", "hidden") if options.show else ():
+                for o in told(exercise, wrong, kind):
+                    print(f"        {kind} {o.title}: {o.message} [{o.detail}]")
         for fault in faults[:20]:
             print(f"    FAULT {fault}")
         failed += bool(faults)
-        for cell in exercise.of("wrong") if options.show else []:
-            print(f"    told about “{cell.title}”:")
-            for kind in ("visible", "hidden"):
-                for o in outcomes(exercise, namespace(exercise, cell), 0, kind):
-                    if o.status != "passed":
-                        print(f"        {kind} {o.title}: {o.message} [{o.detail}]")
     return 1 if failed else 0
 
 

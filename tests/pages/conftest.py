@@ -62,50 +62,86 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def visit(browser, site):
-    """Return a function that opens a page of the book in a fresh profile.
+def open_page(context, address, site):
+    """Open an address in a browser context.
 
     The page comes with `.problems` (console errors, exceptions, requests that failed),
     `.elsewhere` (requests to another host) and `.loaded` (bytes by address).
     """
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    page.problems, page.elsewhere, page.loaded = [], [], {}
+
+    def on_request(request):
+        if not request.url.startswith((site, "file:", "data:", "blob:")):
+            page.elsewhere.append(request.url)
+
+    def on_response(response):
+        if response.url.startswith(site) and response.ok:
+            page.loaded[response.url] = len(response.body())
+
+    page.on("request", on_request)
+    page.on("requestfinished", lambda request: on_response(request.response()))
+    page.on("requestfailed", lambda request: page.problems.append(f"not found: {request.url}"))
+    page.on("pageerror", lambda error: page.problems.append(f"exception: {error}"))
+    page.on(
+        "console",
+        lambda message: (
+            message.type == "error" and page.problems.append(f"console: {message.text}")
+        ),
+    )
+    page.goto(address)
+    settle(page)
+    return page
+
+
+def new_context(browser, width=1280, theme="light"):
+    """A fresh profile."""
+    return browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=theme, reduced_motion="reduce"
+    )
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Return a function that opens a page of the book in a fresh profile."""
     contexts = []
 
     def visit(name, *, width=1280, theme="light", by_file=False):
-        context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=theme, reduced_motion="reduce"
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.problems, page.elsewhere, page.loaded = [], [], {}
-
-        def on_request(request):
-            if not request.url.startswith((site, "file:", "data:", "blob:")):
-                page.elsewhere.append(request.url)
-
-        def on_response(response):
-            if response.url.startswith(site) and response.ok:
-                page.loaded[response.url] = len(response.body())
-
-        page.on("request", on_request)
-        page.on("requestfinished", lambda request: on_response(request.response()))
-        page.on("requestfailed", lambda request: page.problems.append(f"not found: {request.url}"))
-        page.on("pageerror", lambda error: page.problems.append(f"exception: {error}"))
-        page.on(
-            "console",
-            lambda message: (
-                message.type == "error" and page.problems.append(f"console: {message.text}")
-            ),
-        )
+        contexts.append(new_context(browser, width, theme))
         start = HTML.as_uri() if by_file else site
-        page.goto(f"{start}/{name}.html")
-        settle(page)
-        return page
+        return open_page(contexts[-1], f"{start}/{name}.html", site)
 
     yield visit
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def page(request, browser, site):
+    """A page of the book, opened once for all tests of a file that only look at it.
+
+    Use it with `look_at(PAGES)`. A test may resize it, change its theme and open its folds, and
+    sets the size and the theme that it needs: others do so, too.
+    """
+    context = new_context(browser)
+    page = open_page(context, f"{site}/{request.param}.html", site)
+    page.name = request.param
+    yield page
+    context.close()
+
+
+def look_at(names):
+    """Decorator: run a test on each of the pages, through the fixture `page`."""
+    return pytest.mark.parametrize("page", names, indirect=True, scope="module")
+
+
+def show(page, width=1280, theme="light"):
+    """Give an open page a size and a theme, and wait until it is drawn so."""
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=theme)
+    page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
+    page.evaluate("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
 
 
 def settle(page):

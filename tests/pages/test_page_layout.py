@@ -6,17 +6,16 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from .conftest import CHAPTERS, EVERY_PAGE, PAGES
+from .conftest import CHAPTERS, EVERY_PAGE, PAGES, look_at, show
 
 DARK_PAGE = (0x12, 0x12, 0x12)
 
 
 @pytest.mark.parametrize("width", [320, 360])
-@pytest.mark.parametrize("name", EVERY_PAGE)
-def test_no_sideways_scroll(visit, name, width):
-    page = visit(name, width=width)
+@look_at(EVERY_PAGE)
+def test_no_sideways_scroll(page, width):
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    page.wait_for_timeout(100)
+    show(page, width=width)
     wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     culprits = page.evaluate(
         """() => [...document.querySelectorAll('.bd-main *')].filter(e => {
@@ -29,40 +28,47 @@ def test_no_sideways_scroll(visit, name, width):
         }).slice(0, 4).map(e => e.outerHTML.slice(0, 100))"""
     )
     assert wide <= 0, (
-        f"{name} is {wide} px too wide for a {width} px screen. Let it wrap, or scroll inside its "
-        f"own box (_static/book.css). Sticking out: {culprits}"
+        f"{page.name} is {wide} px too wide for a {width} px screen. Let it wrap, or scroll inside "
+        f"its own box (_static/book.css). Sticking out: {culprits}"
     )
 
 
-def test_panels_and_wide_tables_scroll_on_a_phone(visit):
+@look_at(CHAPTERS)
+def test_panels_and_wide_tables_scroll_on_a_phone(page):
     """In a box of their own, which the keyboard reaches; other pictures fit."""
-    panels = tables = 0
-    for name in CHAPTERS:
-        page = visit(name, width=375)
-        for alt, width, scrolls, tab in page.eval_on_selector_all(
-            ".cell_output figure > a > img",
-            """all => all.map(e => {
-                const box = e.parentElement;
-                return [e.alt, e.getBoundingClientRect().width,
-                        getComputedStyle(box).overflowX, box.tabIndex];
-            })""",
-        ):
-            if "panels" in alt.lower():
-                panels += 1
-                assert width >= 560 and scrolls == "auto" and tab == 0, f"{name}: {alt}"
-            else:
-                assert width <= 375, f"{name}: {alt}"
-        for words, wide, scrolls, tab in page.eval_on_selector_all(
-            ".bd-article table",
-            """all => all.map(e => {
-                const box = e.parentElement;
-                return [e.textContent.trim().slice(0, 60), box.scrollWidth > box.clientWidth,
-                        getComputedStyle(box).overflowX, box.tabIndex];
-            })""",
-        ):
-            tables += wide
-            assert not wide or (scrolls == "auto" and tab == 0), f"{name}: the table {words}"
-    assert panels >= 2 and tables >= 2, "does _static/book.css still find them?"
+    show(page, width=375)
+    page.wait_for_timeout(500)  # the theme waits for the end of the resizing
+    for alt, width, scrolls, tab in page.eval_on_selector_all(
+        ".cell_output figure > a > img",
+        """all => all.map(e => {
+            const box = e.parentElement;
+            return [e.alt, e.getBoundingClientRect().width,
+                    getComputedStyle(box).overflowX, box.tabIndex];
+        })""",
+    ):
+        if "panels" in alt.lower():
+            assert width >= 560 and scrolls == "auto" and tab == 0, f"{page.name}: {alt}"
+        else:
+            assert width <= 375, f"{page.name}: {alt}"
+    for words, wide, scrolls, tab in page.eval_on_selector_all(
+        ".bd-article table",
+        """all => all.map(e => {
+            const box = e.parentElement;
+            return [e.textContent.trim().slice(0, 60), box.scrollWidth > box.clientWidth,
+                    getComputedStyle(box).overflowX, box.tabIndex];
+        })""",
+    ):
+        assert not wide or (scrolls == "auto" and tab == 0), f"{page.name}: the table {words}"
+
+
+def test_there_are_panels_and_wide_tables(visit):
+    """The test before this one would pass on pages without any."""
+    page = visit("book/3-variance", width=375)
+    assert page.locator(".cell_output figure > a > img[alt*=anels]").count() > 0
+    wide = (
+        "all => all.filter(e => e.parentElement.scrollWidth > e.parentElement.clientWidth).length"
+    )
+    assert page.eval_on_selector_all(".bd-article table", wide) > 0
 
 
 def luminance(color):
@@ -82,9 +88,9 @@ def contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_figures_are_legible_in_the_dark(visit, name):
-    page = visit(name, theme="dark")
+@look_at(PAGES)
+def test_figures_are_legible_in_the_dark(page):
+    show(page, theme="dark")
     for picture in page.locator(".cell_output img").all():
         picture.scroll_into_view_if_needed()
         shot = Image.open(io.BytesIO(picture.screenshot())).convert("RGB")
@@ -92,17 +98,16 @@ def test_figures_are_legible_in_the_dark(visit, name):
         paper = colors.most_common(1)[0][0]
         source = picture.get_attribute("src")
         assert max(abs(a - b) for a, b in zip(paper, DARK_PAGE, strict=True)) <= 8, (
-            f"{name}: in dark mode {source} has the background {paper}, the page {DARK_PAGE}. "
+            f"{page.name}: in dark mode {source} has the background {paper}, the page {DARK_PAGE}. "
             "Draw on opaque white; _static/book.css turns that dark"
         )
         # Axis labels are thin, so look at what stands out from the paper, not at the average.
         ink = max(contrast(color, paper) for color in colors)
-        assert ink >= 7, f"{name}: in dark mode nothing in {source} stands out ({ink:.1f}:1)"
+        assert ink >= 7, f"{page.name}: in dark mode nothing in {source} stands out ({ink:.1f}:1)"
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_boxes_have_their_label_and_icon(visit, name):
-    page = visit(name)
+@look_at(PAGES)
+def test_boxes_have_their_label_and_icon(page):
     boxes = page.eval_on_selector_all(
         "div.box",
         """all => all.map(e => {
@@ -112,16 +117,16 @@ def test_boxes_have_their_label_and_icon(visit, name):
         })""",
     )
     for label, icon in boxes:
-        assert label, f"{name}: a box without a label"
+        assert label, f"{page.name}: a box without a label"
         assert "svg" in icon, (
-            f'{name}: the box "{label}" has no icon; give its class one in book.css'
+            f'{page.name}: the box "{label}" has no icon; give its class one in book.css'
         )
     quoted = page.eval_on_selector_all(
         "blockquote > p:first-child > strong:first-child", "all => all.map(e => e.textContent)"
     )
-    assert quoted == [], f"{name}: meant to be boxes, and shown as quotations: {quoted}"
-    if name in CHAPTERS:
-        assert boxes, f"{name} shows no box: does tools/book_setup.py still make them?"
+    assert quoted == [], f"{page.name}: meant to be boxes, and shown as quotations: {quoted}"
+    if page.name in CHAPTERS:
+        assert boxes, f"{page.name} shows no box: does tools/book_setup.py still make them?"
 
 
 def test_paper_has_no_frame(visit):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .conftest import CHAPTERS, EVERY_PAGE, HTML, PAGES
+from .conftest import CHAPTERS, EVERY_PAGE, HTML, PAGES, look_at
 
 MEGABYTE = 1_000_000
 
@@ -15,19 +15,25 @@ def test_every_page_of_the_toc_came_out(page):
     )
 
 
-@pytest.mark.parametrize("by_file", [False, True], ids=["http", "file"])
-@pytest.mark.parametrize("name", EVERY_PAGE)
-def test_page_needs_no_other_host_and_shows_no_error(visit, name, by_file):
-    page = visit(name, by_file=by_file)
+def no_fault(page, name):
     assert page.elsewhere == [], (
         f"{name} asks another host; keep a copy in _static/, or make it a link: {page.elsewhere}"
     )
     assert page.problems == [], f"{name}: errors in the browser's console: {page.problems}"
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_math_is_set(visit, name):
-    page = visit(name)
+@look_at(EVERY_PAGE)
+def test_page_needs_no_other_host_and_shows_no_error(page):
+    no_fault(page, page.name)
+
+
+@pytest.mark.parametrize("name", EVERY_PAGE)
+def test_page_opened_as_a_file_needs_no_server(visit, name):
+    no_fault(visit(name, by_file=True), name)
+
+
+@look_at(PAGES)
+def test_math_is_set(page):
     raw = page.evaluate(
         """() => [...document.querySelectorAll('.bd-article .math')]
             .filter(e => !e.querySelector('mjx-container')).map(e => e.textContent)"""
@@ -36,8 +42,8 @@ def test_math_is_set(visit, name):
         """() => [...document.querySelectorAll('mjx-merror, mjx-container [data-mml-node=merror]')]
             .map(e => e.getAttribute('title') || e.textContent)"""
     )
-    assert raw == [], f"{name}: math left as TeX: {raw[:3]}"
-    assert errors == [], f"{name}: MathJax could not set: {errors[:3]}"
+    assert raw == [], f"{page.name}: math left as TeX: {raw[:3]}"
+    assert errors == [], f"{page.name}: MathJax could not set: {errors[:3]}"
     left = page.evaluate(
         r"""() => {
             const text = [];
@@ -49,17 +55,16 @@ def test_math_is_set(visit, name):
             return text;
         }"""
     )
-    assert left == [], f"{name}: dollar signs that were not read as math: {left[:3]}"
+    assert left == [], f"{page.name}: dollar signs that were not read as math: {left[:3]}"
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_first_visit_is_small(visit, name):
-    page = visit(name)
+@look_at(CHAPTERS)
+def test_first_visit_is_small(page):
     total = sum(page.loaded.values())
     heaviest = sorted(page.loaded.items(), key=lambda item: -item[1])[:5]
-    print(f"{name}: {total / MEGABYTE:.2f} MB in {len(page.loaded)} files")
+    print(f"{page.name}: {total / MEGABYTE:.2f} MB in {len(page.loaded)} files")
     assert total < 3 * MEGABYTE, (
-        f"{name}: a first visit loads {total / MEGABYTE:.2f} MB, and 3 MB is the limit. "
+        f"{page.name}: a first visit loads {total / MEGABYTE:.2f} MB, and 3 MB is the limit. "
         f"The heaviest: {heaviest}"
     )
 
