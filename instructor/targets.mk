@@ -1,6 +1,6 @@
 # What teachers can make; the main Makefile reads this file where it is.
 TEST_ALSO += instructor/solutions
-.PHONY: exercises verify handout instructor grade sandbox public sources-committed nbgrader
+.PHONY: exercises verify handout instructor grade sandbox public sources-committed nbgrader other-graders
 
 exercises: $(INSTALLED)  ## Derive notebooks and self-checks from the exercises' sources, and run them
 	@$(BIN)/python -m instructor.build write
@@ -49,3 +49,6 @@ $(NBGRADER)/.installed: instructor/requirements.txt | $(INSTALLED)
 
 nbgrader: instructor $(NBGRADER)/.installed  ## Let nbgrader itself generate, validate and autograde the course (a few minutes)
 	@$(NBGRADER)/bin/python -m instructor.try_nbgrader _build/instructor/nbgrader
+
+other-graders: sandbox $(NBGRADER)/.installed  ## Hand the battery of hostile notebooks to nbgrader and otter-grader (an hour)
+	@$(quiet_threads) env -u TQDM_DISABLE $(NBGRADER)/bin/python -m instructor.other_graders _build/other_graders.json
