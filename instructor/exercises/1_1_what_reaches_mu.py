@@ -22,6 +22,8 @@ Below, four programs draw one sample $z$ from $N(\mu, \sigma^2)$. Write a functi
 - `"nothing"`, if `z` has no graph, or a graph that does not lead to `mu`;
 - `"zero"`, if a gradient arrives and is exactly 0;
 - `"gradient"`, otherwise.
+
+> **Predict first.** Which word fits each of the four? Then run your function on all four.
 """
 
 # %% code
@@ -77,8 +79,9 @@ def test_no_graph(answer, rng):
     """Without a graph nothing arrives."""
     found = answer.reaches_mu(lambda mu, sigma: torch.normal(mu, sigma).detach())
     expect.equal(
-        found, "nothing", "What you say of a detached draw", options=OPTIONS
-    )
+        found, "nothing", "What you say of a detached draw", options=OPTIONS,
+        mistakes={"a missing gradient is not a zero: z has no graph, so nothing arrives": "zero"},
+    )  # fmt: skip
 
 
 def test_silent_zero(answer, rng):

@@ -10,18 +10,17 @@ after = "The score function"
 """
 
 # %% imports
-import math
 import torch
 
 # %% text
 r"""
 A waiting time $z$ is exponential with rate $\lambda = e^{\eta}$: $\log q_\eta(z) = \eta - e^{\eta} z$. We want the derivative by $\eta$ of
 
-$$J(\eta) = \mathbb E_{q_\eta}\!\left[f(z)\right] \qquad\text{with}\qquad f(z) = z^2 + \eta z .$$
+$$J(\eta) = \mathbb E_{q_\eta}\!\left[f(z;\eta)\right] \qquad\text{with}\qquad f(z;\eta) = z^2 + \eta z .$$
 
-> **Predict first.** `f` itself contains $\eta$. A plain `backward()` through `f(z, eta)` with `z` from `sample()` finds one term of the derivative. Is it the larger one at $\eta = 0$?
+> **Predict first.** `f` itself contains $\eta$. A plain `backward()` through `f(z, eta)` with `z` from `sample()` finds one term of the derivative. Which of the two is larger in size at $\eta = 0$?
 
-On paper: the score, then the two terms of $J'(\eta)$ apart. Moments: $\mathbb E[z] = e^{-\eta}$, $\mathbb E[z^2] = 2e^{-2\eta}$. Each function takes a tensor or a number `eta`.
+On paper: the score, then the two terms of $J'(\eta)$ apart. Moments: $\mathbb E[z^k] = k!\,e^{-k\eta}$. Each function takes `eta` as a tensor of any shape.
 """
 
 
@@ -50,12 +49,12 @@ def term_of_the_integrand(eta):
 
 # %% hint
 r"""
-For the first term there is a way without the score: hold the $\eta$ inside $f$ fixed, take the moments as functions of the rate, and differentiate those.
+For the term of the law there is a way without the score: hold the $\eta$ inside $f$ fixed, take the moments as functions of the rate, and differentiate those.
 """
 
 # %% hint
 r"""
-The chain rule by $\eta$, not by $\lambda$: $\partial\log q/\partial\eta = \lambda\,\partial\log q/\partial\lambda$.
+The other term needs no score: differentiate $f(z;\eta)$ by $\eta$ with $z$ fixed, and take the mean.
 """
 
 # %% visible
@@ -95,7 +94,7 @@ def test_terms(answer, rng):
         law, -4.0, "The term of the law",
         mistakes={
             "this is the whole derivative; leave out what f contributes": -3.0,
-            "the η inside f is not differentiated, but the law is: f stays as it is": -5.0,
+            "the factor η of f is missing: at η = 0 only z² is left": -5.0,
         },
     )  # fmt: skip
     expect.close(other, 1.0, "The term of the integrand")

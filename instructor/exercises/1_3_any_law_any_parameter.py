@@ -15,9 +15,9 @@ from torch.distributions import Bernoulli, Exponential, Normal
 
 # %% text
 r"""
-Write the score function estimator once, for every law that PyTorch can draw from and whose density it knows.
+Write the score function estimator once, for every law of PyTorch that has `sample` and `log_prob`.
 
-`score_gradients(f, make, theta, n)`: `theta` is a number, `make(theta)` returns a `torch.distributions` object with a single real variable, and `f` takes a tensor of samples `[n]` and returns `[n]` values. Return a tensor `[n]`: one estimate of $\frac{d}{d\theta}\,\mathbb E[f(z)]$ for each of `n` independent samples. The law's `rsample` must not be used, and one call of `f` must do.
+`score_gradients(f, make, theta, n)`: `theta` is a number. `make(t)` takes a number or a tensor `t` and returns a `torch.distributions` object of one real variable for each entry of `t`. `f` takes a tensor of samples `[n]` and returns `[n]` values. Return a tensor `[n]`: one estimate of $\frac{d}{d\theta}\,\mathbb E[f(z)]$ for each of `n` independent samples. Call `f` once. Do not use `rsample`: many laws have none.
 
 The cell below shows three problems with known answers to try it on.
 """
@@ -79,9 +79,9 @@ def test_exponential(answer, rng):
         expect.tensor(found, (n,), "The estimates"), -0.25, "The mean of your estimates",
         deviation=1.2,
         mistakes={
-            "the scores are not weighted with f": 0.0,
+            "the mean is 0: either the scores are not weighted with f, or the density is "
+            "differentiated and not its logarithm": 0.0,
             "the sign is turned": 0.25,
-            "the density is differentiated, and not its logarithm": -0.125,
         },
     )  # fmt: skip
 

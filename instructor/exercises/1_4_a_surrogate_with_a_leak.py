@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 # %% text
 r"""
-To train with the score function, one often writes a *surrogate*: a loss whose value is of no interest, and whose gradient is the estimate. This one is meant for $\frac{\partial}{\partial\mu}\mathbb E[f(z)]$ with $z\sim N(\mu,1)$. It runs, returns a gradient, and even descends.
+To train with the score function, one often writes a *surrogate*: a loss that is made for its gradient: the gradient is the estimate, and the value need not be. This one is meant for $\frac{\partial}{\partial\mu}\mathbb E[f(z)]$ with $z\sim N(\mu,1)$. It runs, it returns a gradient, and its value falls when we descend.
 """
 
 
@@ -31,9 +31,9 @@ def leaking_surrogate(mu, f, n):
 r"""
 > **Predict first.** `z` moves with `mu`, and the density moves along with it. What is left of $\frac{\partial}{\partial\mu}\log q(z)$ when both move?
 
-1. `what_it_estimates(slope)`: for $f(z) = az$ with $a$ = `slope`, the expectation of the gradient of `leaking_surrogate` by `mu`, divided by the right gradient $a$. Find it on paper or by a large run; it does not depend on $\mu$, and answering for this one $f$ is enough.
-2. `surrogate(mu, f, n)`: mended, with the score function estimator as its gradient for every $f$, differentiable or not, and no other path from `mu` to the loss.
-3. `reads_value`: does the *value* of a right surrogate estimate $\mathbb E[f(z)]$? `"yes"`, `"no"`.
+1. `what_it_estimates(slope)`: for $f(z) = az$ with $a$ = `slope`, the expectation of the gradient of `leaking_surrogate` by `mu`, divided by the right gradient $a$. Find it on paper, or by a run that is good to 3 %; it depends neither on $\mu$ nor on $a$.
+2. `surrogate(mu, f, n)`: mended. `mu` is a tensor of any shape, with `n` samples for each entry; the result is the mean over all of them, a scalar. Its gradient is the score function estimate, for every $f$, differentiable or not, and no other path leads from `mu` to the loss.
+3. `reads_value`: does the *value* of $\frac1n\sum_k f(z_k)\log q(z_k)$, with samples that stand still, estimate $\mathbb E[f(z)]$? `"yes"` or `"no"`.
 """
 
 
@@ -59,6 +59,11 @@ def surrogate(mu, f, n):
 ### BEGIN SOLUTION
 reads_value = "no"
 ### END SOLUTION
+
+# %% hint
+r"""
+Write $z = \mu+\varepsilon$ and put it into $\log q(z)$. Where is $\mu$?
+"""
 
 # %% hint
 r"""
@@ -104,7 +109,8 @@ def test_right_mean(answer, rng):
         mistakes={
             "the sample still moves with mu": -0.5 - 0.5 * math.log(2 * math.pi),
             "the value of f is differentiated on top of the score": 2.0,
-            "nothing moves: the score needs the law's own mu": 0.0,
+            "the gradient is 0: either nothing moves with mu, or sample and law move together and "
+            "cancel. The sample must stand still and the law must move": 0.0,
         },
     )  # fmt: skip
 
@@ -126,7 +132,7 @@ def test_any_slope(answer, rng):
 @points(2)
 def test_smooth_and_step(answer, rng):
     """The right gradient, for a square and for a step."""
-    start = torch.rand((), generator=rng).item()
+    start = 0.5 + torch.rand((), generator=rng).item()
     for f, truth, deviation in (
         (torch.square, 2 * start, 9.0),
         (
@@ -142,18 +148,28 @@ def test_smooth_and_step(answer, rng):
 
 @points(1)
 def test_only_the_score(answer, rng):
-    """The samples that f gets carry no graph, and f's own parameters get none from the law."""
-    seen = []
+    """No gradient runs from the loss through f into the samples."""
+    called, ran = [], []
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            return z.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            ran.append(gradient)
+            return gradient
 
     def f(z):
-        seen.append(z.requires_grad)
-        return z
+        called.append(z)
+        return Watched.apply(z)
 
     mu = torch.tensor(0.3, requires_grad=True)
     slope_of(answer.surrogate(mu, f, 8), mu)
+    expect.that(bool(called), "f was not called.")
     expect.that(
-        bool(seen) and not any(seen),
-        "A path leads from mu through the samples into f.",
+        not ran, "A gradient runs from the loss through f into the samples."
     )
 
 
@@ -187,6 +203,13 @@ def surrogate(mu, f, n):
     return (weights * -0.5 * (z - mu) ** 2).mean()
 
 
+# %% right: the samples keep their path, and f's values do not
+def surrogate(mu, f, n):
+    q = Normal(mu, 1.0)
+    z = q.rsample((n,))
+    return (f(z).detach() * q.log_prob(z.detach())).mean()
+
+
 # %% wrong: leaves it as it is
 def surrogate(mu, f, n):
     q = Normal(mu, 1.0)
@@ -215,10 +238,10 @@ def what_it_estimates(slope):
 
 # %% solution
 r"""
-With $z = \mu+\varepsilon$ the density's value at the sample is $-\varepsilon^2/2-\tfrac12\log2\pi$: law and sample move together, and the score cancels. What is left is $f'(z)\log q(z)$, for $f = az$ in the mean $-a(\tfrac12+\tfrac12\log2\pi) = -1.42\,a$: the wrong sign and the wrong size. That training seems to work at first is the sign of an $f$ or a learning rate, not of the estimator. The value of a surrogate is $\mathbb E[f\log q]$, which says nothing about $\mathbb E[f]$: log `f` itself.
+With $z = \mu+\varepsilon$ the density's value at the sample is $-\varepsilon^2/2-\tfrac12\log2\pi$: law and sample move together, and the score cancels. What is left is $f'(z)\log q(z)$, for $f = az$ in the mean $-a(\tfrac12+\tfrac12\log2\pi) = -1.42\,a$: the wrong sign and the wrong size. Here $\log q$ is negative everywhere, so descent on this loss drives $f$ up while the loss falls. A falling curve of a surrogate proves nothing. The value of the mended one estimates $\mathbb E[f\log q]$, which says nothing about $\mathbb E[f]$: log `f` itself. The library writes $f\,e^{\log q - \text{detach}(\log q)}$ instead, whose value is $f$ and whose gradient is the same.
 """
 
 # %% rubric
 r"""
-Two points for the factor, two for the gradient, one for closing the path, one for knowing that the value means nothing.
+Two points for the factor, two for the gradient, one for closing the path, one for knowing that the value means nothing. The last point also needs the factor, so that a guess does not earn it.
 """

@@ -14,7 +14,7 @@ import torch
 
 # %% text
 r"""
-With $K$ samples at hand, this function takes their mean as the baseline. It is in several public code bases, and it trains well.
+With $K$ samples at hand, this function takes their mean as the baseline. It trains well, so nobody looks at it again.
 
 Arguments: `values`, the $f(z_k)$, and `scores`, the $\partial\log q(z_k)/\partial\phi$ for one parameter, both of shape `[K]`. It returns one estimate of $\partial\,\mathbb E[f]/\partial\phi$.
 """
@@ -30,7 +30,7 @@ def with_mean_baseline(values, scores):
 r"""
 > **Predict first.** Each sample's own value is part of the baseline that is taken from it. Does that shrink the estimate, enlarge it, or only make it noisier?
 
-First, `bias_factor(K)`: the expectation of `with_mean_baseline` divided by the true gradient, for $K$ independent samples. Then `mended`: the same idea without the bias, with one return value as above. It must work for every $K\ge2$ and must not be noisier than needed.
+First, `bias_factor(K)`: the expectation of `with_mean_baseline` divided by the true gradient, for $K$ independent samples. Then `mended`: the same idea without the bias, with one return value as above. It must work for every $K\ge2$, and a constant added to all `values` must change neither its mean nor its variance.
 """
 
 

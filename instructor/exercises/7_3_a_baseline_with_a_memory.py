@@ -21,7 +21,7 @@ $$m_t = d\,m_{t-1} + (1-d)\,\bar f_t,\qquad m_0 = 0,\qquad \text{baseline after 
 
 where $\bar f_t$ is the mean of batch $t$ and $d$ the decay. The division makes up for the start at 0; before the first batch the baseline is 0.
 
-`forward(values)` returns `values - baseline`, with the baseline from earlier batches only, and then, in training mode alone, takes the batch in. The memory is a part of the module's state (`state_dict`), has no parameters, and no gradient runs into it; through `values` gradients pass.
+`forward(values)` takes values `[n]` and returns `values - baseline`, with the baseline of earlier batches. After that it remembers the batch, in training mode only. The memory belongs to the `state_dict` and is no parameter. Gradients pass through `values` and never into the memory.
 """
 
 
@@ -92,6 +92,10 @@ def test_first(answer, rng):
     """The first batch meets no baseline."""
     module = answer.RunningBaseline(0.9)
     found = module(torch.tensor([4.0, 6.0]))
+    expect.that(
+        not bool(found.isnan().any()),
+        "Before the first batch 1 - d^0 is 0, and 0/0 is no baseline: it should be 0.",
+    )
     expect.close(
         found, torch.tensor([4.0, 6.0]), "The first batch, centered",
         mistakes={
@@ -125,6 +129,7 @@ def test_frozen(answer, rng):
     expect.close(
         module(torch.tensor([5.0])), torch.tensor([0.0]),
         "A batch in evaluation, after another one",
+        mistakes={"the batch of 100 was remembered in evaluation": torch.tensor([-50.0])},
     )  # fmt: skip
 
 
@@ -167,6 +172,14 @@ def test_gradients(answer, rng):
     second = torch.randn(4, generator=rng, requires_grad=True)
     module(first)
     result = module(second)
+    (back,) = torch.autograd.grad(
+        result.sum(), first, allow_unused=True, retain_graph=True
+    )
+    expect.that(
+        back is None or not bool(back.any()),
+        "A gradient runs through the memory into an earlier batch: detach the mean before it is "
+        "remembered.",
+    )
     slope = expect.gradients(result, values=second)["values"]
     expect.close(slope, torch.ones(4), "The gradient through the values")
 
@@ -269,6 +282,25 @@ class RunningBaseline(nn.Module):
                 self.decay * self.memory + (1 - self.decay) * values.mean().item()
             )
             self.steps += 1
+        return centered
+
+
+# %% wrong: the memory keeps the graph
+class RunningBaseline(nn.Module):
+    def __init__(self, decay):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("memory", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, values):
+        weight = 1 - self.decay**self.steps
+        centered = values - (self.memory / weight if self.steps > 0 else 0.0)
+        if self.training:
+            self.memory = (
+                self.decay * self.memory + (1 - self.decay) * values.mean()
+            )
+            self.steps = self.steps + 1
         return centered
 
 

@@ -17,13 +17,13 @@ T = 0.3  # or 0.4, 0.6, 0.7
 
 # %% text
 r"""
-The straight-through estimator of one bit draws $b\sim\mathrm{Bernoulli}(p)$, uses the hard bit forward, and backward pretends that $\partial b/\partial p = 1$. For $f(b) = (b-t)^2$ with $t = «T»$:
+The straight-through estimator of one bit draws $b\sim\mathrm{Bernoulli}(p)$, uses the hard bit forward, and backward pretends that $\partial b/\partial p = 1$. Here $f(b) = (b-t)^2$ with $t = «T»$.
 
 > **Predict first.** Is its mean too large, too small, or can it have the wrong *sign*? For which $p$?
 
 1. `straight_through(p, t, n)`: `n` straight-through gradients of $f$ by $p$, one for each of `n` independent bits, as a tensor `[n]`. `p` is a Python number.
 2. `truth(p, t)`: the exact $\partial\,\mathbb E[f(b)]/\partial p$.
-3. Measure on a grid of $p$. `wrong_from, wrong_to`: the ends of the interval of $p$, within $[0, 1]$, on which the mean of the estimator has the wrong sign, to within 0.02.
+3. Measure on a grid of $p$; 20,000 bits for each $p$ are enough. `wrong_from, wrong_to`: the ends of the interval of $p$, within $[0, 1]$, on which the mean of the estimator has the wrong sign, to within 0.02.
 4. `training`: where does gradient descent on $p$ with this estimator end, in the mean, if it starts at $p = 0.9$? `"minimum"` if at the $p$ that minimizes $\mathbb E[f]$, `"t"` if at $p = t$, `"other end"` if at the worst $p$.
 """
 
@@ -100,13 +100,16 @@ def test_mean(answer, rng):
         mistakes={
             "this is the exact gradient, and the straight-through one is asked for": 0.4,
             "this is by the logit; the chain rule has a factor p(1-p) too many": -0.2 * 0.16,
-            "b is replaced by p: nothing hard is drawn": -0.2,
         },
     )  # fmt: skip
+    expect.that(
+        bool((found > 1).any()),
+        "Every gradient is nearly the same: draw a hard bit for each.",
+    )
 
 
 def test_interval(answer, rng):
-    """The interval is one."""
+    """The ends of the interval are in order."""
     low = expect.number(answer.wrong_from, "wrong_from")
     high = expect.number(answer.wrong_to, "wrong_to")
     expect.that(
@@ -154,7 +157,7 @@ def test_where(answer, rng):
         found = expect.number(getattr(answer, name), name)
         expect.that(
             abs(found - wanted) <= 0.021,
-            "The interval of the wrong sign is another one.",
+            "On your interval the two signs do not differ, or they differ beyond it.",
         )
 
 

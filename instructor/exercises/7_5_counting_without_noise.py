@@ -15,11 +15,11 @@ from torch.distributions import Poisson
 
 # %% text
 r"""
-Let $z\sim\mathrm{Poisson}(\lambda)$ and $f$ any function of the count. There is no path from $\lambda$ to $z$ to differentiate, and the score function is loud. The law has a property that helps: $\frac{\partial}{\partial\lambda}\,p_\lambda(k) = p_\lambda(k-1) - p_\lambda(k)$.
+Let $z\sim\mathrm{Poisson}(r)$ and $f$ any function of the count. There is no path from $r$ to $z$ to differentiate, and the score function is loud. The law has a property that helps: $\frac{\partial}{\partial r}\,q(k) = q(k-1) - q(k)$, with $q(-1) = 0$.
 
-> **Predict first.** For $f(z) = z^2$ and $\lambda = 4$, by what factor is the estimator below quieter than $f(z)\,(z/\lambda - 1)$, whose variance is 848?
+> **Predict first.** For $f(z) = z^2$ and $r = 4$ the score function's estimate $f(z)\,(z/r - 1)$ has the variance 608. By what factor is an estimate by a difference of $f$ quieter?
 
-Derive the first and the second derivative of $\mathbb E[f(z)]$ by $\lambda$ as expectations of differences of $f$, and write
+Derive the first and the second derivative of $\mathbb E[f(z)]$ by $r$ as expectations of differences of $f$, and write
 
 `poisson_derivatives(f, rate, n)`: two tensors `[n]`, one estimate of the first and one of the second derivative for each of `n` independent draws. `f` takes a tensor of counts (floats) and returns a tensor of the same shape; call it at most three times. `rate` is a Python number. Both must be unbiased for every $f$, and quiet: for a polynomial of degree two the second must have no variance at all.
 """
@@ -27,7 +27,7 @@ Derive the first and the second derivative of $\mathbb E[f(z)]$ by $\lambda$ as 
 
 # %% answer
 def poisson_derivatives(f, rate, n):
-    """([n], [n]): estimates of d/dλ E[f(z)] and d²/dλ² E[f(z)], z ~ Poisson(rate)."""
+    """([n], [n]): estimates of d/dr E[f(z)] and d²/dr² E[f(z)], z ~ Poisson(rate)."""
     ### BEGIN SOLUTION
     z = Poisson(torch.tensor(float(rate))).sample((n,))
     here, one, two = f(z), f(z + 1), f(z + 2)
@@ -37,7 +37,7 @@ def poisson_derivatives(f, rate, n):
 
 # %% hint
 r"""
-Write $\frac{\partial}{\partial\lambda}\mathbb E[f(z)] = \sum_k f(k)\,(p_\lambda(k-1) - p_\lambda(k))$ and shift the index of the first sum.
+Write $\frac{\partial}{\partial r}\mathbb E[f(z)] = \sum_k f(k)\,(q(k-1) - q(k))$ and shift the index of the first sum.
 """
 
 # %% hint
@@ -59,7 +59,7 @@ from reparam.exercises import expect
 
 
 def series(f, rate, order, top=200):
-    """d^order/dλ^order E[f] by summing differences of the probabilities; no sampling."""
+    """d^order/dr^order E[f] by summing differences of the probabilities; no sampling."""
     k = torch.arange(top, dtype=torch.float64)
     logp = k * math.log(rate) - rate - torch.lgamma(k + 1)
     weights = logp.exp()
@@ -83,11 +83,11 @@ def test_shapes(answer, rng):
 
 
 def test_square(answer, rng):
-    """z² at λ = 4: the first derivative is 2λ + 1."""
+    """z² at r = 4: the first derivative is 2r + 1."""
     first, _ = answer.poisson_derivatives(torch.square, 4.0, 20_000)
     expect.mean(
         expect.tensor(first, (20_000,), "The first derivative"), 9.0,
-        "The first derivative for z² at λ = 4", deviation=4.1,
+        "The first derivative for z² at r = 4", deviation=4.1,
         mistakes={
             "this is f(z) - f(z-1): the index was shifted the other way": 7.0,
             "this is f'(z), the derivative of f, and f lives on whole numbers": 8.0,
@@ -212,7 +212,7 @@ def poisson_derivatives(f, rate, n):
 
 # %% solution
 r"""
-Shifting the index gives $\frac{\partial}{\partial\lambda}\mathbb E[f(z)] = \mathbb E[f(z+1)-f(z)]$: the count's derivative is a forward difference, exactly, for any $f$. The difference is again a function of $z$, so the second derivative is $\mathbb E[f(z+2)-2f(z+1)+f(z)]$. It is the measure-valued derivative of the Poisson law, whose positive part is the law of $z+1$, coupled to the negative part by sharing the draw. For $z^2$ at $\lambda=4$ the variance is $\mathrm{Var}[2z+1] = 16$ against 848, a factor of 53.
+Shifting the index gives $\frac{\partial}{\partial r}\mathbb E[f(z)] = \mathbb E[f(z+1)-f(z)]$: the count's derivative is a forward difference, exactly, for any $f$. The difference is again a function of $z$, so the second derivative is $\mathbb E[f(z+2)-2f(z+1)+f(z)]$. It is the measure-valued derivative of the Poisson law, whose positive part is the law of $z+1$, coupled to the negative part by sharing the draw. For $z^2$ at $r=4$ the variance is $\mathrm{Var}[2z+1] = 16$ against 608, a factor of 38.
 """
 
 # %% rubric

@@ -36,7 +36,7 @@ def test_terms(answer, rng):
         law, -4.0, "The term of the law",
         mistakes={
             "this is the whole derivative; leave out what f contributes": -3.0,
-            "the η inside f is not differentiated, but the law is: f stays as it is": -5.0,
+            "the factor η of f is missing: at η = 0 only z² is left": -5.0,
         },
     )  # fmt: skip
     expect.close(other, 1.0, "The term of the integrand")

@@ -33,7 +33,8 @@ def test_right_mean(answer, rng):
         mistakes={
             "the sample still moves with mu": -0.5 - 0.5 * math.log(2 * math.pi),
             "the value of f is differentiated on top of the score": 2.0,
-            "nothing moves: the score needs the law's own mu": 0.0,
+            "the gradient is 0: either nothing moves with mu, or sample and law move together and "
+            "cancel. The sample must stand still and the law must move": 0.0,
         },
     )  # fmt: skip
 

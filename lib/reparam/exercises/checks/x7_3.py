@@ -24,6 +24,10 @@ def test_first(answer, rng):
     """The first batch meets no baseline."""
     module = answer.RunningBaseline(0.9)
     found = module(torch.tensor([4.0, 6.0]))
+    expect.that(
+        not bool(found.isnan().any()),
+        "Before the first batch 1 - d^0 is 0, and 0/0 is no baseline: it should be 0.",
+    )
     expect.close(
         found, torch.tensor([4.0, 6.0]), "The first batch, centered",
         mistakes={
@@ -57,6 +61,7 @@ def test_frozen(answer, rng):
     expect.close(
         module(torch.tensor([5.0])), torch.tensor([0.0]),
         "A batch in evaluation, after another one",
+        mistakes={"the batch of 100 was remembered in evaluation": torch.tensor([-50.0])},
     )  # fmt: skip
 
 TITLE = 'A baseline with a memory'

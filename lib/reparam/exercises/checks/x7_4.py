@@ -26,13 +26,16 @@ def test_mean(answer, rng):
         mistakes={
             "this is the exact gradient, and the straight-through one is asked for": 0.4,
             "this is by the logit; the chain rule has a factor p(1-p) too many": -0.2 * 0.16,
-            "b is replaced by p: nothing hard is drawn": -0.2,
         },
     )  # fmt: skip
+    expect.that(
+        bool((found > 1).any()),
+        "Every gradient is nearly the same: draw a hard bit for each.",
+    )
 
 
 def test_interval(answer, rng):
-    """The interval is one."""
+    """The ends of the interval are in order."""
     low = expect.number(answer.wrong_from, "wrong_from")
     high = expect.number(answer.wrong_to, "wrong_to")
     expect.that(

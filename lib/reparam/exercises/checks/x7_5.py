@@ -8,7 +8,7 @@ from reparam.exercises import expect
 
 
 def series(f, rate, order, top=200):
-    """d^order/dλ^order E[f] by summing differences of the probabilities; no sampling."""
+    """d^order/dr^order E[f] by summing differences of the probabilities; no sampling."""
     k = torch.arange(top, dtype=torch.float64)
     logp = k * math.log(rate) - rate - torch.lgamma(k + 1)
     weights = logp.exp()
@@ -32,11 +32,11 @@ def test_shapes(answer, rng):
 
 
 def test_square(answer, rng):
-    """z² at λ = 4: the first derivative is 2λ + 1."""
+    """z² at r = 4: the first derivative is 2r + 1."""
     first, _ = answer.poisson_derivatives(torch.square, 4.0, 20_000)
     expect.mean(
         expect.tensor(first, (20_000,), "The first derivative"), 9.0,
-        "The first derivative for z² at λ = 4", deviation=4.1,
+        "The first derivative for z² at r = 4", deviation=4.1,
         mistakes={
             "this is f(z) - f(z-1): the index was shifted the other way": 7.0,
             "this is f'(z), the derivative of f, and f lives on whole numbers": 8.0,
