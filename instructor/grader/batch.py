@@ -56,11 +56,16 @@ def submissions(folder):
     named = {}
     for student, paths in found.items():
         for path in paths:
-            name = student if len(paths) == 1 else f"{student} {path.stem}"
+            name = _printable(student if len(paths) == 1 else f"{student} {path.stem}")
             while name in named:
                 name += "'"
             named[name] = path
     return named
+
+
+def _printable(name):
+    """A file's name, which may be any bytes, as text that can be written to a file."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 def read(path):
@@ -76,7 +81,7 @@ def chapter_of(texts):
     """The chapter whose exercises most notebooks have, and how many do."""
     votes = Counter()
     for text in texts:
-        found = Counter(re.findall(r"Exercise (\d+)\.\d", text))
+        found = Counter(re.findall(r"Exercise (\d{1,2})\.\d", text))
         votes.update(int(chapter) for chapter, _ in found.most_common(1))
     if not votes:
         raise Refused("no notebook here names an exercise; say which: CHAPTER=3")
@@ -186,7 +191,7 @@ def grade_all(folder, out, ids, cohort, seed, jobs, again=False):
     for student, path in submissions(folder).items():
         text, fault = read(path)
         key = hashlib.sha256(f"{base} {fault} {text}".encode()).hexdigest()
-        about = {"student": student, "file": str(path.relative_to(folder)), "key": key}
+        about = {"student": student, "file": _printable(path.relative_to(folder)), "key": key}
         stored = results_folder / f"{files[student]}.json"
         if stored.exists() and not again:
             with open(stored, encoding="utf-8") as file:

@@ -216,7 +216,8 @@ class Peer:
             if isinstance(value, Tensor):
                 return {"tensor": tensor(value)}
             if isinstance(value, np.ndarray):
-                return {"array": tensor(torch.from_numpy(np.ascontiguousarray(value)))}
+                flat = np.ascontiguousarray(value)  # of one dimension where value has none
+                return {"array": tensor(torch.from_numpy(flat.reshape(value.shape)))}
             if isinstance(value, torch.Size):
                 return {"size": [int(n) for n in value]}
             if isinstance(value, list | tuple | types.GeneratorType):
@@ -296,9 +297,8 @@ class Peer:
             name = str(data.dtype).removeprefix("torch.")
             if name not in DTYPES or data.layout != torch.strided:
                 raise TypeError(f"a tensor of {data.dtype}, {data.layout} cannot be sent")
-            chunks.append(
-                bytes(data.reshape(-1).view(torch.uint8).numpy()) if data.numel() else b""
-            )
+            flat = data.as_strided((data.numel(),), (1,))  # one element may have the stride 0
+            chunks.append(bytes(flat.view(torch.uint8).numpy()) if data.numel() else b"")
             forms.append([name, list(data.shape), len(chunks[-1])])
         head = json.dumps({**message, "tensors": forms}).encode()
         body = b"".join(chunks)
@@ -332,7 +332,7 @@ class Peer:
                     raise ValueError("bytes of a tensor are missing")
                 start += size
                 flat = torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
-                tensors.append(flat.reshape(shape))
+                tensors.append(flat.reshape(shape).clone())  # no view: it may be edited in place
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError):
             raise Broken("the answer sent what is no message") from None
         return message, tensors

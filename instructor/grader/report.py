@@ -74,8 +74,8 @@ def for_table(cell):
 
 def file_name(student):
     """A file name for a student: readable, harmless, and different for different students."""
-    kept = re.sub(r"[^\w.-]+", "-", student).strip("-.")[:80]
-    if kept == student:
+    kept = re.sub(r"[^\w.-]+", "-", student).strip("-.").encode()[:90].decode(errors="ignore")
+    if kept == student and not re.search(r"-[0-9a-f]{6}$", kept):  # which another name may become
         return kept
     return f"{kept}-{hashlib.sha256(student.encode()).hexdigest()[:6]}"
 

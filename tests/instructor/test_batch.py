@@ -160,3 +160,19 @@ def test_file_names_are_harmless_and_different(name):
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", " =1", "\t=1", "\n=1"])
 def test_a_table_holds_no_formula(cell):
     assert report.for_table(cell)[0] == "'"
+
+
+def test_no_name_becomes_another_s():
+    hashed = report.file_name("a b")
+    assert report.file_name(hashed) != hashed
+    assert len(report.file_name("字" * 300).encode()) < 200
+
+
+def test_a_name_of_any_bytes_can_be_written(tmp_path):
+    (tmp_path / os.fsdecode(b"\xff.ipynb")).write_text(BLANK)
+    (name,) = batch.submissions(tmp_path)
+    assert name.encode() == b"\\xff"
+
+
+def test_an_absurd_number_of_an_exercise_is_no_vote():
+    assert batch.chapter_of(["Exercise " + "9" * 5000 + ".1", "Exercise 3.2"]) == (3, 1)

@@ -4,6 +4,7 @@ import json
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import distributions as td
@@ -18,6 +19,10 @@ from torch import nn
 def echo(*values): return values[0] if len(values) == 1 else list(values)
 def through(mu, f): return f(2 * mu)
 def scaled(q, n): return q.rsample((n,))
+def edited(mu, f):
+    out = f(mu)
+    out *= 3
+    return out
 def blocked(mu): return mu.detach() * 2
 def unused(mu, other): return 3 * other
 def describe(q): return [type(q).__name__, q.mean, list(q.batch_shape)]
@@ -34,7 +39,7 @@ class Head(nn.Module):
 """
 NAMES = [
     "echo", "through", "scaled", "blocked", "unused", "describe", "fails", "seeded", "drawn",
-    "Head",
+    "Head", "edited",
 ]  # fmt: skip
 
 
@@ -82,6 +87,23 @@ def test_gradients_cross_in_both_directions(call):
     result.sum().backward()
     assert result.tolist() == [3.0, 12.0]
     assert mu.grad.tolist() == [12.0, -24.0]  # 3 · 2 · 2μ · 2
+
+
+def test_a_result_of_ours_may_be_edited_in_place(call):
+    mu = torch.tensor([1.0, 2.0], requires_grad=True)
+    call("edited", mu, torch.square).sum().backward()
+    assert mu.grad.tolist() == [6.0, 12.0]
+
+
+def test_one_expanded_element_crosses(call):
+    """The gradient of a sum over one element has the stride 0."""
+    mu = torch.ones(1, requires_grad=True)
+    call("through", mu, torch.square).sum().backward()
+    assert mu.grad.tolist() == [8.0]
+
+
+def test_an_array_without_dimensions_stays_one(call):
+    assert call("echo", np.array(2.5)).shape == ()
 
 
 def test_a_gradient_of_a_tensor_that_is_not_used_is_none(call):
