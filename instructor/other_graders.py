@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT / "tests/instructor"))
 from battery import ATTACKS, CALLED, EXERCISES, NOTEBOOKS  # noqa: E402
 
 SECONDS = 240  # for one submission
-USER = "62000"
+USER = 62000
+SOLVED = "the solution"
 OF = sum(exercise.about["points"] for exercise in EXERCISES)
 
 # The attack on files, for whoever knows where the tool keeps them.
@@ -46,7 +47,6 @@ for top in (pathlib.Path.cwd(), *pathlib.Path.cwd().parents[:4]):
 # The attack on the judge, likewise: an answer's cell runs in the process that holds the tests.
 JUDGES = """
 import reparam.exercises._running as running
-Outcome = running.Outcome
 class Passed:
     status, message = "passed", ""
 running.run = lambda *a, **k: Passed
@@ -54,12 +54,11 @@ running.Outcome = lambda **k: Passed
 """
 
 
-def attacks():
-    """{name: (source, stays)} of what stands in the answers' cells."""
-    found = {name: f"{attack}\n{CALLED}" for name, attack in ATTACKS.items()}
-    found["reads the solutions and tests"] = READS
-    found["tampers with the checks"] = f"{JUDGES}\n{CALLED}\nact = len"
-    return found
+# What stands in the answers' cells, by name.
+IN_ANSWERS = {name: f"{attack}\n{CALLED}" for name, attack in ATTACKS.items()} | {
+    "reads the solutions and tests": READS,
+    "tampers with the checks": f"{JUDGES}\n{CALLED}\nact = len",
+}
 
 
 def for_nbgrader(name, released):
@@ -67,17 +66,16 @@ def for_nbgrader(name, released):
     if name not in ATTACKS:
         return NOTEBOOKS[name]
     nb = nbformat.reads(released, 4)
-    source = attacks()[name]
     for cell in nb.cells:
         if cell.metadata.get("nbgrader", {}).get("solution"):
-            cell.source = source
+            cell.source = IN_ANSWERS[name]
     return nbformat.writes(nb)
 
 
 def shut_in(folder, words):
     """Run a command that can write to nothing but a folder; (output, whether it ended in time)."""
     for path in (folder, *Path(folder).rglob("*")):
-        os.chown(path, int(USER), int(USER), follow_symlinks=False)
+        os.chown(path, USER, USER, follow_symlinks=False)
     bwrap = ["bwrap", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session"]
     bwrap += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     bwrap += ["--size", str(2**28), "--perms", "1777", "--tmpfs", "/dev/shm"]
@@ -85,13 +83,11 @@ def shut_in(folder, words):
     for top in {f"/{path.parts[1]}" for path in seen} - {"/usr"}:
         bwrap += ["--perms", "0755", "--tmpfs", top]
     for path in seen:
-        bwrap += [] if path.parts[1] == "usr" else sandbox._visible(path, path)
+        bwrap += [] if path.parts[1] == "usr" else sandbox.visible(path, path)
     bwrap += ["--bind", str(folder), "/tmp/here", "--chdir", "/tmp/here", "--unshare-net"]
     bwrap += ["--setenv", "HOME", "/tmp/here", "--setenv", "OMP_NUM_THREADS", "1"]
     bwrap += ["--setenv", "TMPDIR", "/tmp/here", "--setenv", "TQDM_DISABLE", "1"]
-    bwrap += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
-    bwrap += ["--", "setpriv", "--reuid", USER, "--regid", USER, "--clear-groups"]
-    bwrap += ["--inh-caps=-all", "--bounding-set=-all"]
+    bwrap += sandbox.as_user(USER)
     limits = ["prlimit", "--nproc=400", f"--as={12 * 2**30}", f"--fsize={2**28}", "--"]
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
@@ -116,7 +112,8 @@ def by_nbgrader(course, name):
         released = (folder / "release/battery/battery.ipynb").read_text("utf-8")
         handed_in = folder / "submitted/mallory/battery/battery.ipynb"
         handed_in.parent.mkdir(parents=True)
-        _write(handed_in, for_nbgrader(name, released))
+        solved = (folder / "source/battery/battery.ipynb").read_text("utf-8")
+        _write(handed_in, solved if name == SOLVED else for_nbgrader(name, released))
         said, ended = shut_in(folder, [sys.executable, "-m", "nbgrader", "autograde", "battery"])
         try:
             points = {student: p for (_, student), (p, _) in scores(folder).items()}.get("mallory")
@@ -134,7 +131,7 @@ def by_otter(autograder, name):
         text = NOTEBOOKS[name]
         if name == "tampers with the checks":
             nb = json.loads(NOTEBOOKS["blank"])
-            nb["cells"].append({"cell_type": "code", "source": attacks()[name], "metadata": {}})
+            nb["cells"].append({"cell_type": "code", "source": IN_ANSWERS[name], "metadata": {}})
             text = json.dumps(nb)
         _write(folder / "handed_in.ipynb", text)
         otter = Path(sys.executable).with_name("otter")
@@ -209,21 +206,16 @@ def otter_autograder(folder):
 
 def main(out):
     names = list(NOTEBOOKS)
-    solved = build.plain_notebook(EXERCISES, solved=True)
     found = {}
     with tempfile.TemporaryDirectory() as top, ThreadPoolExecutor(2) as pool:
         os.chmod(top, 0o755)
         course = nbgrader_course(Path(top, "course"))
         autograder = otter_autograder(Path(top, "otter"))
-        NOTEBOOKS["the solution"] = solved
-        jobs = {
-            (name, tool): pool.submit(grade, *with_what, name)
-            for name in ["the solution", *names]
-            for tool, *with_what in (
-                ("nbgrader", by_nbgrader, course), ("otter-grader", by_otter, autograder)
-            )
-            for grade in [with_what.pop(0)]
-        }  # fmt: skip
+        NOTEBOOKS[SOLVED] = build.plain_notebook(EXERCISES, solved=True)
+        jobs = {}
+        for name in [SOLVED, *names]:
+            jobs[name, "nbgrader"] = pool.submit(by_nbgrader, course, name)
+            jobs[name, "otter-grader"] = pool.submit(by_otter, autograder, name)
         for (name, tool), job in tqdm(jobs.items(), desc="submissions"):
             found.setdefault(name, {})[tool] = job.result()
             Path(out).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

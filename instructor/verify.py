@@ -81,8 +81,10 @@ def verify(exercise, seeds, each=lambda: None):
             else:
                 faults.append(f"wrong: {attempt.title}, seed {seed}: passes every hidden test")
     blank = Answer(namespace(exercise, blank=True), exercise.given)
-    if any(run(test, blank, seeds[0]).status == "passed" for test in hidden):
-        faults.append("the blank gets points without an answer")
+    for seed in seeds:
+        each()
+        if any(run(test, blank, seed).status == "passed" for test in hidden):
+            faults.append(f"blank, seed {seed}: gets points without an answer")
     return faults, caught
 
 
@@ -106,7 +108,7 @@ def main(arguments=None):
     for exercise in (e for cohort in options.cohorts for e in sources.load(cohort)):
         if options.ids and not {exercise.id, str(exercise.chapter)} & set(options.ids):
             continue
-        runs = options.seeds * (1 + len(exercise.of("right", "wrong")))
+        runs = options.seeds * (2 + len(exercise.of("right", "wrong")))
         begun = time.process_time()
         with tqdm(total=runs, desc=exercise.id, leave=False) as bar:
             faults, caught = verify(exercise, range(options.seeds), bar.update)

@@ -218,13 +218,7 @@ class RunningBaseline(nn.Module):
 
 
 # %% wrong: remembers before it centers
-class RunningBaseline(nn.Module):
-    def __init__(self, decay):
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("memory", torch.zeros(()))
-        self.register_buffer("steps", torch.zeros(()))
-
+class RunningBaseline(RunningBaseline):
     def forward(self, values):
         if self.training:
             self.memory.mul_(self.decay).add_(
@@ -252,13 +246,7 @@ class RunningBaseline(nn.Module):
 
 
 # %% wrong: remembers in evaluation
-class RunningBaseline(nn.Module):
-    def __init__(self, decay):
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("memory", torch.zeros(()))
-        self.register_buffer("steps", torch.zeros(()))
-
+class RunningBaseline(RunningBaseline):
     def forward(self, values):
         weight = 1 - self.decay**self.steps
         centered = values - (self.memory / weight if self.steps > 0 else 0.0)
@@ -286,13 +274,7 @@ class RunningBaseline(nn.Module):
 
 
 # %% wrong: the memory keeps the graph
-class RunningBaseline(nn.Module):
-    def __init__(self, decay):
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("memory", torch.zeros(()))
-        self.register_buffer("steps", torch.zeros(()))
-
+class RunningBaseline(RunningBaseline):
     def forward(self, values):
         weight = 1 - self.decay**self.steps
         centered = values - (self.memory / weight if self.steps > 0 else 0.0)
@@ -305,13 +287,7 @@ class RunningBaseline(nn.Module):
 
 
 # %% wrong: detaches what it returns
-class RunningBaseline(nn.Module):
-    def __init__(self, decay):
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("memory", torch.zeros(()))
-        self.register_buffer("steps", torch.zeros(()))
-
+class RunningBaseline(RunningBaseline):
     @torch.no_grad()
     def forward(self, values):
         weight = 1 - self.decay**self.steps

@@ -115,10 +115,10 @@ def command(slot=0, cpu=CPU_SECONDS, memory=MEMORY, seccomp=None):
     python = Path(sys.executable)
     for path in {sys.prefix, sys.base_prefix, str(python.resolve().parents[1])}:
         if not path.startswith("/usr"):
-            words += _visible(path, path)
-    words += _visible(Path(reparam.__file__).parent, "/library/reparam")
-    words += _visible(HERE / "peer.py", "/worker/peer.py")
-    words += _visible(HERE / "worker.py", "/worker/worker.py")
+            words += visible(path, path)
+    words += visible(Path(reparam.__file__).parent, "/library/reparam")
+    words += visible(HERE / "peer.py", "/worker/peer.py")
+    words += visible(HERE / "worker.py", "/worker/worker.py")
     variables = {
         "PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONPATH": "/library",
         "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg",
@@ -132,16 +132,21 @@ def command(slot=0, cpu=CPU_SECONDS, memory=MEMORY, seccomp=None):
         words += ["--seccomp", str(seccomp)]
     if os.geteuid() == 0:
         # A real user of its own: limits on processes do not bind root, under whatever name.
-        user = str(USER + slot)
-        words += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
-        words += ["--", shutil.which("setpriv") or "setpriv", "--reuid", user, "--regid", user]
-        words += ["--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+        words += as_user(USER + slot)
     else:
         words += ["--unshare-user", "--uid", "65534", "--gid", "65534", "--"]
     return [*words, str(python), "-s", "/worker/worker.py", str(cpu), str(memory)]
 
 
-def _visible(path, where):
+def as_user(number):
+    """Words that end bubblewrap's own, and run what follows as a real user without any rights."""
+    words = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
+    words += ["--", shutil.which("setpriv") or "setpriv", "--reuid", str(number)]
+    words += ["--regid", str(number), "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    return words
+
+
+def visible(path, where):
     """Words that show a path at a place, whose folders anybody may pass (by default, only root)."""
     folders = [str(folder) for folder in reversed(Path(where).parents[:-1])]
     words = [word for folder in folders for word in ("--perms", "0755", "--dir", folder)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from tools.book_setup import toc_pages
@@ -159,3 +160,16 @@ def settle(page):
     page.wait_for_function(
         "[...document.querySelectorAll('[data-embed]')].every(e => e.dataset.ready)"
     )
+
+
+def violations(page, rules=None):
+    """What axe finds on a page, by all of its rules or by some; a line each."""
+    options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+    return [_told(found) for found in Axe().run(page, options=options).response["violations"]]
+
+
+def _told(violation):
+    """One violation in one line: the rule, what to do, and where."""
+    places = [" ".join(node["target"][0:1]) for node in violation["nodes"][:4]]
+    why = violation["nodes"][0]["failureSummary"].replace("\n", " ")
+    return f"{violation['id']}: {violation['help']}; at {places}; {why}"

@@ -3,18 +3,10 @@
 import re
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
-from .conftest import EVERY_PAGE, PAGES, look_at, show
+from .conftest import EVERY_PAGE, PAGES, look_at, show, violations
 
-AXE = Axe()
-
-
-def told(violation):
-    """One violation in one line: the rule, what to do, and where."""
-    places = [" ".join(node["target"][0:1]) for node in violation["nodes"][:4]]
-    why = violation["nodes"][0]["failureSummary"].replace("\n", " ")
-    return f"{violation['id']}: {violation['help']}; at {places}; {why}"
+COLOR_RULES = ["color-contrast", "link-in-text-block"]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -23,10 +15,7 @@ def test_axe_finds_nothing(page, theme):
     """All rules in light; of these, the dark theme can change only what has to do with colors."""
     show(page, theme=theme)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    options = {"resultTypes": ["violations"]}
-    if theme == "dark":
-        options["runOnly"] = ["color-contrast", "link-in-text-block"]
-    found = [told(violation) for violation in AXE.run(page, options=options).response["violations"]]
+    found = violations(page, COLOR_RULES if theme == "dark" else None)
     assert found == [], f"{page.name}, {theme}: " + "\n".join(found)
 
 
