@@ -15,6 +15,7 @@ A source is a Python file of cells; `# %% KIND` (or `# %% KIND: TITLE`) begins o
     hidden     tests of the grader, with `@points(n)`; they stand after `visible`
     right: …   another correct answer, a cell that redefines what differs
     wrong: …   a known wrong answer, likewise; the hidden tests must catch it
+    idle: …    an answer that implements nothing, likewise; no hidden test may let it pass
     solution   Markdown for teachers: why it is so
     rubric     Markdown for teachers: what the points are for, partial credit
 
@@ -35,7 +36,7 @@ FOLDER = Path(__file__).parent / "exercises"
 KINDS = ("derivation", "implementation", "bug", "measurement", "harder")
 CELLS = (
     "about", "imports", "given", "text", "code", "answer", "hint", "visible", "hidden", "right",
-    "wrong", "solution", "rubric",
+    "wrong", "idle", "solution", "rubric",
 )  # fmt: skip
 WANTED = {
     "title": str, "kind": str, "difficulty": int, "minutes": int, "points": int, "objective": str,
@@ -162,7 +163,7 @@ class Exercise:
     def solution_lines(self):
         """Every line that must not get out: solutions, hidden tests, attempts."""
         texts = [m[2] for c in self.of("answer") for m in _SOLUTION.finditer(c.text + "\n")]
-        texts += [c.text for c in self.of("hidden", "right", "wrong", "solution", "rubric")]
+        texts += [c.text for c in self.of("hidden", "right", "wrong", "idle", "solution", "rubric")]
         return [line.strip() for text in texts for line in text.splitlines() if line.strip()]
 
     def checks_module(self):
@@ -182,14 +183,13 @@ class Exercise:
         exec(compile(self.one("hidden"), f"<{self.id} hidden>", "exec"), hidden)
         return visible, {name: hidden[name] for name in hidden if name not in before}
 
-    def program(self, attempt=None):
-        """[(name, source)] of the cells of the reference answer, and of an attempt on top."""
+    def program(self):
+        """[(name, source)] of the cells of the reference answer."""
         parts = [("imports", self.one("imports")), ("given", self.given_source)]
-        parts += [
+        return parts + [
             (cell.kind, self.solved(cell) if cell.kind == "answer" else cell.text)
             for cell in self.of("code", "answer")
         ]
-        return parts + ([(attempt.kind, attempt.text)] if attempt else [])
 
 
 def read(path, cohort=""):

@@ -3,8 +3,10 @@
     python -m instructor.verify [ID ...] [--seeds 20] [--cohorts spring autumn]
 
 The reference and every `right` answer must get full marks, in the self-check and in the hidden
-tests, in each seed; every `wrong` answer must fail a hidden test in each seed; and the blank must
-get nothing. Answers run in this process, which is quick; the grader runs them apart.
+tests, in each seed; every `wrong` answer must fail a hidden test in each seed; and an answer that
+implements nothing must fail every hidden test: the blank, each `idle` answer, and `IDLE`, functions
+that give a constant, their input, a truth value, or an error. Answers run in this process, which
+is quick; the grader runs them apart.
 """
 
 import argparse
@@ -20,17 +22,46 @@ from tqdm import tqdm
 from instructor import sources
 from reparam.exercises._running import Answer, checks_of, run
 
+#: What a function can do without implementing anything.
+IDLE = {
+    "returns 0": lambda *args, **_: 0.0,
+    "returns 1": lambda *args, **_: torch.ones(()),
+    "returns its first argument": lambda *args, **_: args[0] if args else 0.0,
+    "returns its last argument": lambda *args, **_: args[-1] if args else 0.0,
+    "returns zeros like its last tensor": lambda *args, **_: _last_tensor(args) * 0,
+    "returns two zeros like its last tensor": lambda *args, **_: (_last_tensor(args) * 0,) * 2,
+    "returns True": lambda *args, **_: True,
+    "returns nothing": lambda *args, **_: None,
+    "raises ValueError": lambda *args, **_: float("no number"),
+}
+
+
+def _last_tensor(args):
+    return ([a for a in args if isinstance(a, torch.Tensor)] or [torch.zeros(())])[-1]
+
 
 def namespace(exercise, attempt=None, blank=False):
     """What an answer's cells define."""
     space = {"__name__": "__main__"}
-    for name, source in exercise.program(attempt):
+    parts = exercise.program()
+    if blank:
+        parts += [("blank", exercise.blank(cell)) for cell in exercise.of("answer")]
+    parts += [(attempt.kind, attempt.text)] if attempt else []
+    for name, source in parts:
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(source, f"<{exercise.id} {name}>", "exec"), space)
-    if blank:
-        for cell in exercise.of("answer"):
-            exec(compile(exercise.blank(cell), f"<{exercise.id} blank>", "exec"), space)
     return space
+
+
+def idle(exercise):
+    """(title, namespace) of answers that implement nothing."""
+    solved, blank = namespace(exercise), namespace(exercise, blank=True)
+    functions = [name for name in exercise.names if callable(solved[name])]
+    yield "blank", blank
+    for title, function in IDLE.items() if functions else ():
+        yield title, {**blank, **dict.fromkeys(functions, function)}
+    for attempt in exercise.of("idle"):
+        yield attempt.title, namespace(exercise, attempt, blank=True)
 
 
 def first_fault(tests, answer, seed):
@@ -80,11 +111,15 @@ def verify(exercise, seeds, each=lambda: None):
                 caught[attempt.title] += 1
             else:
                 faults.append(f"wrong: {attempt.title}, seed {seed}: passes every hidden test")
-    blank = Answer(namespace(exercise, blank=True), exercise.given)
-    for seed in seeds:
-        each()
-        if any(run(test, blank, seed).status == "passed" for test in hidden):
-            faults.append(f"blank, seed {seed}: gets points without an answer")
+    for title, space in idle(exercise):
+        answer = Answer(space, exercise.given)
+        for seed in seeds:
+            each()
+            faults += [
+                f"idle: {title}, seed {seed}: {test.__name__} gives points for nothing"
+                for test in hidden
+                if run(test, answer, seed).status == "passed"
+            ]
     return faults, caught
 
 
@@ -108,7 +143,7 @@ def main(arguments=None):
     for exercise in (e for cohort in options.cohorts for e in sources.load(cohort)):
         if options.ids and not {exercise.id, str(exercise.chapter)} & set(options.ids):
             continue
-        runs = options.seeds * (2 + len(exercise.of("right", "wrong")))
+        runs = options.seeds * (1 + len(exercise.of("right", "wrong")) + len(list(idle(exercise))))
         begun = time.process_time()
         with tqdm(total=runs, desc=exercise.id, leave=False) as bar:
             faults, caught = verify(exercise, range(options.seeds), bar.update)
