@@ -203,17 +203,20 @@ def test_not_frozen(answer, rng):
     expect.that(
         slopes and not missing, "A parameter gets no gradient at the first step."
     )
-    state = {
-        name: value + 300 * torch.randn(value.shape, generator=rng)
-        for name, value in head.state_dict().items()
-    }
-    head.load_state_dict(state)
+    start = head.state_dict()
     h = torch.randn(40, 6, generator=rng, requires_grad=True)
-    log_var = head(h)[1]
+
+    def after(size):
+        steps = {k: torch.randn(v.shape, generator=rng) for k, v in start.items()}
+        head.load_state_dict({k: v + size * steps[k] for k, v in start.items()})
+        return head(h)[1]
+
+    log_var = after(1.0)
     expect.that(
-        (log_var - log_var[:1]).abs().max().item() > 1,
-        "After large steps log σ² is still the same for every input.",
+        (log_var - log_var[:1]).abs().max().item() > 0.1,
+        "After a step log σ² is still the same for every input.",
     )
+    log_var = after(300.0)
     expect.that(
         bool(((log_var >= -8) & (log_var <= 3)).all()),
         "After large steps log σ² is out of its bounds.",

@@ -20,6 +20,7 @@ import json
 import multiprocessing
 import os
 import re
+import resource
 import secrets
 import signal
 from collections import Counter
@@ -32,6 +33,7 @@ from instructor import sources
 from instructor.grader import grading, report, sandbox
 from tools import notebooks
 
+MEMORY = 4 * 2**30  # bytes that our side of a test may take beyond what torch takes
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -77,8 +79,17 @@ def read(path):
     return path.read_bytes().decode("utf-8", errors="replace"), ""
 
 
+def texts_of_students(folder):
+    """All that each student handed in, as one text: many files are still one vote."""
+    texts = {}
+    for path in submissions(folder).values():
+        student = path.relative_to(folder).parts[0]
+        texts[student] = texts.get(student, "") + read(path)[0]
+    return list(texts.values())
+
+
 def chapter_of(texts):
-    """The chapter whose exercises most notebooks have, and how many do."""
+    """The chapter whose exercises most students' texts name, and how many do."""
     votes = Counter()
     for text in texts:
         found = Counter(re.findall(r"Exercise (\d{1,2})\.\d", text))
@@ -98,6 +109,12 @@ def _begin(counter):
     # Killed with the run that it belongs to (prctl's PR_SET_PDEATHSIG), and its sandbox with it.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     torch.set_num_threads(1)
+    # An answer may send shapes that a test of ours makes large tensors of.
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    soft = now + MEMORY if hard == resource.RLIM_INFINITY else min(now + MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _grade(text, ids, cohort, seed):
@@ -133,9 +150,7 @@ def in_parallel(work, ids, cohort, seed, jobs):
                         if not alone:
                             continue  # whose fault it was shows when each runs alone
                         result = error
-                    except sandbox.NoSandbox:
-                        raise
-                    except Exception as error:
+                    except (Exception, sandbox.NoSandbox) as error:
                         result = error
                     left.pop(key)
                     yield key, result
@@ -157,7 +172,9 @@ def canary(exercises, cohort, seed, jobs):
         "the blank notebook": build.plain_notebook(exercises, solved=False),
     }
     for name, result in in_parallel(work, [e.id for e in exercises], cohort, seed, jobs):
-        if isinstance(result, Exception):
+        if isinstance(result, sandbox.NoSandbox):
+            raise result
+        if isinstance(result, BaseException):
             raise Refused(f"{name} could not be graded: {result}")
         wanted = result["of"] if name == "the reference solution" else 0
         if result["points"] != wanted:
@@ -183,6 +200,14 @@ def fingerprint(exercises, *more):
 def grade_all(folder, out, ids, cohort, seed, jobs, again=False):
     """Grade every notebook of a folder; returns the results by student."""
     exercises = [e for e in sources.load(cohort) if e.id in ids]
+    owners = {}
+    for exercise in exercises:
+        for name in exercise.names:
+            if owners.setdefault(name, exercise.id) != exercise.id:
+                raise Refused(
+                    f"exercises {owners[name]} and {exercise.id} both ask for `{name}`, and a "
+                    "notebook has one; grade them one after the other"
+                )
     results_folder = out / "results"
     results_folder.mkdir(parents=True, exist_ok=True)
     base = fingerprint(exercises, cohort, seed)
@@ -201,7 +226,7 @@ def grade_all(folder, out, ids, cohort, seed, jobs, again=False):
                 continue
         todo[student] = about, text, fault
     if todo:
-        canary(exercises, cohort, seed, jobs)
+        canary(exercises, cohort, seed, jobs)  # which also shows that there is a sandbox
     bar = tqdm(total=len(results) + len(todo), initial=len(results), unit="notebook",
                disable=os.environ.get("TQDM_DISABLE") == "1")  # fmt: skip
 
@@ -220,8 +245,9 @@ def grade_all(folder, out, ids, cohort, seed, jobs, again=False):
                 keep(student, nothing(exercises, fault))
         work = {student: text for student, (_, text, fault) in todo.items() if not fault}
         for student, result in in_parallel(work, ids, cohort, seed, jobs):
-            if isinstance(result, Exception):
-                result = nothing(exercises, f"it could not be graded ({type(result).__name__})")
+            if isinstance(result, BaseException):  # the next run tries again
+                fault = f"it could not be graded ({type(result).__name__})"
+                result = nothing(exercises, fault) | {"key": ""}
             keep(student, result)
     return dict(sorted(results.items()))
 
@@ -289,9 +315,10 @@ def main(arguments=None):
         else:
             chapter, count = options.chapter, None
             if chapter is None:
-                chapter, count = chapter_of([read(path)[0] for path in found.values()])
+                texts = texts_of_students(folder)
+                chapter, count = chapter_of(texts)
             ids = [i for i in known if i.split(".")[0] == str(chapter)]
-            why = f" (named in {count} of {len(found)} notebooks)" if count else ""
+            why = f" (named by {count} of {len(texts)} students)" if count else ""
             print(f"grading chapter {chapter}{why}: exercises {', '.join(ids)}")
         if unknown := [i for i in ids if i not in known] or ([] if ids else ["of that chapter"]):
             raise Refused(f"there is no exercise {', '.join(unknown)}")

@@ -4,12 +4,15 @@ A frame is a JSON header and raw bytes of tensors; nothing is ever unpickled or 
 not data (a function, an object of a class) stays where it is and is sent as a number; using it
 there is a call back. A call goes through autograd: the caller's side holds a
 `torch.autograd.Function` whose backward asks the other side for its vector-Jacobian product. So
-tests of gradients are ordinary PyTorch, and their values cross, once (a second derivative raises).
+tests of gradients are ordinary PyTorch, and their values cross, once (a second derivative raises);
+`torch.func.grad`, `vjp`, `jacrev` and `vmap` work too, forward mode does not. An exception of ours
+that comes back through the other side's code is raised as it was.
 
 Both sides run this file. One waits for its answer while it serves what the other asks meanwhile,
 so calls nest. The trusted side lets itself be asked only for the functions that it handed out.
 """
 
+import itertools
 import json
 import math
 import os
@@ -21,12 +24,12 @@ import types
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 FRAME_LIMIT = 64 * 2**20  # bytes
 HEAD_LIMIT = 4 * 2**20  # of these, in JSON
 DEPTH_LIMIT = 40  # calls inside calls
-KEPT_CALLS = 500  # graphs kept for a backward
+KEPT_CALLS = 10_000  # graphs kept for a backward
+MADE_LIMIT = 2**22  # elements of a distribution, where its parameters are broadcast
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -34,13 +37,16 @@ DTYPES = {
         torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128,
     )
 }  # fmt: skip
+LAZY = types.GeneratorType | map | filter | zip | range  # sent as lists
 _HEAD = struct.Struct(">II")
 
 
-class Broken(Exception):
-    """The other side is gone, too slow, or sent what is no message: nothing more comes from it."""
+class Broken(BaseException):
+    """The other side is gone, too slow, or sent what is no message: nothing more comes from it.
 
-    kind = "no answer"
+    It ends a test whatever exceptions the test itself expects and catches.
+    """
+
     message = (
         "Your code gave no answer: it took too long, used too much memory, or ended its process."
     )
@@ -87,6 +93,7 @@ class Peer:
         self._in, self._out, self._serves = read_fd, write_fd, serves
         self._things, self._numbers, self._next = {}, {}, 0
         self._calls, self._call_number, self._depth = {}, 0, 0
+        self._raised_here = None, None  # the last exception of ours that was sent, and in words
         self.deadline = math.inf
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
@@ -96,10 +103,15 @@ class Peer:
     def call(self, target, args=(), kwargs=None):
         """Call a function of the other side; differentiable once, where its result is."""
         structure, tensors = self._encode([list(args), dict(kwargs or {})])
-        box = {"target": target, "args": structure, "grad": torch.is_grad_enabled()}
+        wants = [t.requires_grad for t in tensors]
+        message = {
+            "op": "call", "target": target, "args": structure, "grad": torch.is_grad_enabled(),
+            "wants": wants,
+        }  # fmt: skip
+        box = types.SimpleNamespace(message=message)  # no dict: torch.func would copy it
         anchor = torch.zeros((), requires_grad=True)  # so that a module's own weights get gradients
-        _, *results = _Call.apply(anchor, self, box, *tensors)
-        return self._decode(box["result"], results)
+        _, _, *results = _Call.apply(anchor, self, box, *tensors)
+        return self._decode(box.value, results)
 
     def request(self, message):
         """Ask for something else than a call; the answer is data."""
@@ -120,6 +132,9 @@ class Peer:
             if op == "return":
                 return answer, tensors
             if op == "raise":
+                error, words = self._raised_here
+                if words == (answer.get("kind"), answer.get("text")):
+                    raise error
                 raise RemoteError(answer.get("kind"), answer.get("text"), answer.get("where"))
             self._answer(answer, tensors)
 
@@ -140,6 +155,7 @@ class Peer:
             raise
         except BaseException as error:
             reply, results = self._raised(error), []
+            self._raised_here = error, (reply["kind"], reply["text"])
         finally:
             self._depth -= 1
         self._send(reply, results)
@@ -173,6 +189,8 @@ class Peer:
         return reply, [t.detach() for t in results]
 
     def _do_backward(self, message, tensors):
+        if message["call"] not in self._calls:
+            raise RuntimeError(f"over {KEPT_CALLS} calls between a call and its backward")
         inputs, results = self._calls[message["call"]]
         for tensor in inputs:
             tensor.grad = None
@@ -209,18 +227,22 @@ class Peer:
             again = depth + 1
             if value is None or isinstance(value, bool | str):
                 return value
+            if isinstance(value, np.bool_):
+                return bool(value)
             if isinstance(value, int | np.integer):
                 return {"int": str(int(value))[:4000]}
             if isinstance(value, float | np.floating):
                 return {"float": float(value).hex()}
             if isinstance(value, Tensor):
                 return {"tensor": tensor(value)}
+            if isinstance(value, np.ndarray) and value.dtype.kind in "OSUM":  # no numbers
+                return encode(value.tolist(), again)
             if isinstance(value, np.ndarray):
                 flat = np.ascontiguousarray(value)  # of one dimension where value has none
                 return {"array": tensor(torch.from_numpy(flat.reshape(value.shape)))}
             if isinstance(value, torch.Size):
                 return {"size": [int(n) for n in value]}
-            if isinstance(value, list | tuple | types.GeneratorType):
+            if isinstance(value, list | tuple | LAZY):
                 name = "tuple" if isinstance(value, tuple) else "list"
                 return {name: [encode(v, again) for v in value]}
             if isinstance(value, dict):
@@ -364,40 +386,91 @@ class Peer:
 
 
 class _Call(torch.autograd.Function):
-    """A call to the other side, as one step of this side's graph."""
+    """A call to the other side, as one step of this side's graph.
+
+    The call's number is a tensor among the results, so that under `vmap` each element keeps its.
+    """
 
     @staticmethod
-    def forward(ctx, anchor, peer, box, *tensors):
-        message = {
-            "op": "call", "target": box["target"], "args": box["args"], "grad": box["grad"],
-            "wants": list(ctx.needs_input_grad[3:]),
-        }  # fmt: skip
-        answer, results = peer._ask(message, tensors)
+    def forward(anchor, peer, box, *tensors):
+        answer, results = peer._ask(box.message, tensors)
         try:
-            flows = [bool(flow) for flow in answer["flows"]]
-            flows = [f and r.is_floating_point() for f, r in zip(flows, results, strict=True)]
-            ctx.peer, ctx.call = peer, answer["call"]
-            box["result"] = answer["value"]
-        except (KeyError, TypeError, ValueError):
+            box.value, number = answer["value"], torch.tensor(answer["call"], dtype=torch.int64)
+            box.flows = [
+                bool(flow) and result.is_floating_point()
+                for flow, result in zip(answer["flows"], results, strict=True)
+            ]
+        except (KeyError, TypeError, ValueError, RuntimeError):
             raise Broken("the answer sent what is no message") from None
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(
-            *(r for r, flow in zip(results, flows, strict=True) if not flow)
-        )
-        return (anchor.clone(), *results)
+        return (anchor.clone(), number, *results)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, _, *gradients):
-        peer = ctx.peer
-        structure, tensors = peer._encode(list(gradients))
-        message = {"op": "backward", "call": ctx.call, "gradients": structure}
+    def setup_context(ctx, inputs, output):
+        _, ctx.peer, box, *tensors = inputs
+        _, number, *results = output
+        ctx.save_for_backward(number, *tensors)
+        ctx.set_materialize_grads(False)
+        still = [r for r, flow in zip(results, box.flows, strict=True) if not flow]
+        ctx.mark_non_differentiable(number, *still)
+
+    @staticmethod
+    def backward(ctx, _, __, *gradients):
+        number, *tensors = ctx.saved_tensors
+        found = _Backward.apply(ctx.peer, number, len(tensors), *tensors, *gradients)
+        return None, None, None, *found
+
+    @staticmethod
+    def vmap(info, in_dims, anchor, peer, box, *tensors):
+        # Under vmap a tensor does not say that it wants a gradient outside.
+        wants = box.message["wants"]
+        wants[:] = [w or t.requires_grad for w, t in zip(wants, tensors, strict=True)]
+        return _one_by_one(_Call, info, in_dims, (anchor, peer, box, *tensors))
+
+    @staticmethod
+    def jvp(ctx, *_):
+        raise NotImplementedError("forward-mode derivatives do not cross: use reverse mode")
+
+
+class _Backward(torch.autograd.Function):
+    """The vector-Jacobian product of one call, which the other side computes.
+
+    The tensors that went into the call are there so that a second derivative by them is refused.
+    """
+
+    @staticmethod
+    def forward(peer, number, count, *given):
+        structure, tensors = peer._encode(list(given[count:]))
+        message = {"op": "backward", "call": int(number), "gradients": structure}
         answer, results = peer._ask(message, tensors)
-        found = peer._decode(answer["value"], results)
-        wanted = ctx.needs_input_grad[3:]
-        if not isinstance(found, list) or len(found) != len(wanted):
+        found = peer._decode(answer.get("value"), results)
+        if not isinstance(found, list) or len(found) != count:
             raise Broken("the answer sent what is no message")
-        return None, None, None, *(g if w else None for g, w in zip(found, wanted, strict=True))
+        return tuple(found)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError("a second derivative does not cross to the other process")
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        return _one_by_one(_Backward, info, in_dims, inputs)
+
+
+def _one_by_one(function, info, in_dims, inputs):
+    """`function.apply` for each element of a batch, and the results stacked."""
+    rows = []
+    for index in range(info.batch_size):
+        row = [
+            value if dim is None else value.select(dim, index)
+            for value, dim in zip(inputs, in_dims, strict=True)
+        ]
+        rows.append(function.apply(*row))
+    columns = [None if c[0] is None else torch.stack(c) for c in zip(*rows, strict=True)]
+    return tuple(columns), tuple(None if c is None else 0 for c in columns)
 
 
 #: Distributions that are sent, by the parameters from which they are made.
@@ -433,6 +506,10 @@ def _distribution(value):
 def _make(name, parameters):
     if name not in SENT or not set(parameters) <= set(SENT[name]):
         raise ValueError(f"no such distribution: {name!r:.40}")
+    shapes = [reversed(p.shape) for p in parameters.values() if isinstance(p, Tensor)]
+    most = math.prod(max(sizes) for sizes in itertools.zip_longest(*shapes, fillvalue=1))
+    if most > MADE_LIMIT:
+        raise ValueError(f"a distribution of {most} elements is too large to be sent")
     return getattr(torch.distributions, name)(**parameters)
 
 

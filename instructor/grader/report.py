@@ -59,7 +59,6 @@ def for_gradescope(result):
     return {
         "score": result["points"],
         "output": "\n".join(result["problems"]),
-        "execution_time": result["seconds"],
         "tests": tests,
     }
 

@@ -11,7 +11,9 @@ import linecache
 import os
 import re
 import resource
+import signal
 import sys
+import time
 
 if __name__ == "__main__":
     # The pipes move out of reach of print() and input() before anything else is imported.
@@ -58,57 +60,83 @@ class Worker:
         raise ValueError(f"no such request: {op}")
 
     def load(self, notebook, blanks, given):
-        """Execute what defines the answers; say what was found and what went wrong.
+        """Execute the cells; say what was found and what went wrong.
 
-        Imports, functions, classes and assignments of every cell are executed, one statement at a
-        time, and a statement that raises is left out. Cells that define a wanted name run as a
-        whole. Prints, plots, self-checks, magics and loops elsewhere do not matter. A wanted
-        definition that is the blank as it was handed out never replaces an answer.
+        One statement at a time: one that raises, or takes too long, is left out. What neither
+        defines anything nor stands in a cell with an answer (plots, demonstrations, training) gets
+        SPARE seconds in all. Self-checks are not run. A blank as it was handed out never replaces
+        an answer.
         """
-        problems, defined = [], {}
+        self.problems, self.defined, self.spare = [], {}, SPARE
         for index, source in enumerate(cells(notebook), 1):
-            source, skipped = plain(source)
-            if skipped:
-                continue
             try:
-                tree = ast.parse(source)
+                tree = parsed(source)
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-                problems.append([index, type(error).__name__, str(error)[:200]])
+                self.problems.append([index, type(error).__name__, str(error)[:200]])
                 continue
             name = f"<cell {index}>"
             linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-            wanted = [n for node in tree.body for n in names(node) if n in blanks]
+            answers = any(n in blanks for node in tree.body for n in names(node))
             for node in tree.body:
                 mine = [n for n in names(node) if n in blanks]
-                if any(is_blank(node, blanks[n]) and defined.get(n) for n in mine):
-                    continue  # an untouched blank further down
-                if not wanted and not isinstance(node, KEPT):
+                untouched = [n for n in mine if is_blank(node, blanks[n])]
+                if any(n in self.defined for n in untouched) or is_call_of(node, *PASSED_OVER):
                     continue
-                if isinstance(node, ast.Expr) and is_check(node):
-                    continue
-                try:
-                    code = compile(ast.Module([node], []), name, "exec")
-                    with contextlib.redirect_stdout(None):
-                        exec(code, self.space)
-                except BaseException as error:
-                    problems.append([index, type(error).__name__, str(error)[:200]])
-                    continue
-                for n in mine:
-                    if not is_blank(node, blanks[n]):
-                        defined.setdefault(n, []).append(index)
+                if self.execute(node, index, name, answers) and not untouched:
+                    for n in mine:
+                        self.defined.setdefault(n, []).append(index)
             self.space.update(given)  # the cohort's own constants, whatever the notebook says
         state = {}
         for name in blanks:
             value = self.space.get(name)
-            if value is None or value is Ellipsis or not defined.get(name):
+            if value is None or value is Ellipsis:
                 state[name] = "blank"
             else:
                 state[name] = "function" if callable(value) else "value"
-        again = {name: found for name, found in defined.items() if len(found) > 1}
-        return {"state": state, "again": again, "problems": problems[:50]}
+        again = {n: sorted(set(found)) for n, found in self.defined.items() if len(set(found)) > 1}
+        return {"state": state, "again": again, "problems": self.problems[:50]}
+
+    def execute(self, node, index, name, is_answer):
+        """Run one statement of a cell, and say whether it came to its end."""
+        optional = not is_answer and not names(node)
+        seconds = self.spare if optional else OF_ANSWERS if is_answer else OF_OTHERS
+        if seconds <= 0:
+            return False
+        begun = time.monotonic()
+        try:
+            code = compile(ast.Module([node], []), name, "exec")
+            with contextlib.redirect_stdout(None), alarm(seconds):
+                exec(code, self.space)
+            return True
+        except BaseException as error:
+            self.problems.append([index, type(error).__name__, str(error)[:200]])
+            return False
+        finally:
+            if optional:
+                self.spare -= time.monotonic() - begun
 
 
-KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+SPARE = 4  # seconds for all statements that define nothing
+OF_OTHERS = 4  # for one that defines something
+OF_ANSWERS = 12  # for one in a cell with an answer
+PASSED_OVER = ("check", "require", "get_ipython")  # what is called there is no part of an answer
+
+
+class TookTooLong(BaseException):
+    """A statement was ended, whatever exceptions it catches itself."""
+
+
+@contextlib.contextmanager
+def alarm(seconds):
+    def ring(*_):
+        raise TookTooLong(f"a statement took longer than {seconds:.0f} s and was left out")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def cells(notebook):
@@ -120,27 +148,36 @@ def cells(notebook):
     for cell in found:
         if isinstance(cell, dict) and cell.get("cell_type") == "code":
             source = cell.get("source", cell.get("input", ""))
-            yield "".join(source) if isinstance(source, list) else str(source)
+            source = "".join(source) if isinstance(source, list) else str(source)
+            yield source.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def plain(source):
-    """The source without IPython's magics, and whether the cell is another language's."""
-    source = source.replace("\r\n", "\n").replace("\r", "\n")
-    first = source.lstrip().split("\n", 1)[0]
-    if re.match(r"%%(?!time|timeit|capture|prun)", first):
-        return "", True
-    source = re.sub(r"(?m)^\s*%%.*$", "", source)
-    return re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source), False
+def parsed(source):
+    """The tree of a cell, without what only IPython understands."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        pass
+    head, _, body = source.lstrip().partition("\n")
+    if head.startswith("%%"):  # of a whole cell: it measures or hides, or is another language's
+        return parsed(body if re.match(r"%%(time|timeit|capture|prun)\b", head) else "")
+    source = re.sub(r"(?m)^(\s*)%time(it)?\s", r"\1", source)
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    return ast.parse(TransformerManager().transform_cell(source))
 
 
 def names(node):
-    """What a statement defines."""
+    """What a statement defines, in whatever block it stands."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
-    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        return [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
-    return []
+    if isinstance(node, ast.Name):
+        return [node.id] if isinstance(node.ctx, ast.Store) else []
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [(alias.asname or alias.name).split(".")[0] for alias in node.names]
+    if isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        return []  # what is named inside stays inside
+    return [name for child in ast.iter_child_nodes(node) for name in names(child)]
 
 
 def is_blank(node, blank):
@@ -148,10 +185,11 @@ def is_blank(node, blank):
     return any(ast.dump(node) == ast.dump(other) for other in ast.parse(blank).body)
 
 
-def is_check(node):
-    """A self-check's call: it is not part of the answer."""
-    function = node.value.func if isinstance(node.value, ast.Call) else None
-    return isinstance(function, ast.Name) and function.id in ("check", "require")
+def is_call_of(node, *functions):
+    """Whether a statement only calls one of these, or a method of what it gives."""
+    while isinstance(node, ast.Expr | ast.Call | ast.Attribute):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return isinstance(node, ast.Name) and node.id in functions
 
 
 class Served(Peer):

@@ -96,6 +96,41 @@ for module in (reparam.exercises, running, expect):
 running.Outcome = lambda **k: type("O", (), {"status": "passed", "points": 99, **k})()
 def act(x): return None
 """,
+    "imports what the self-checks know": """
+import importlib
+known = []
+for name in ("x1_1", "x7_3", "x7_4", "x7_5", "x2_5"):
+    try: known.append(importlib.import_module("reparam.exercises.checks." + name))
+    except ImportError: pass
+def act(x):
+    for module in known:
+        for name, thing in vars(module).items():
+            if callable(thing) and not name.startswith("test_"):
+                try: return thing(x)
+                except Exception: pass
+    return known
+""",
+    "draws the hidden inputs from its own seed": """
+import torch
+def act(x):
+    seed = torch.initial_seed()
+    case = torch.rand((), generator=torch.Generator().manual_seed(seed))
+    return ["zero", "nothing", "gradient"][seed % 3] if callable(x) else case
+""",
+    "gives every word in turn": """
+import itertools
+words = itertools.cycle(["nothing", "zero", "gradient"])
+def act(x): return next(words)
+""",
+    "forges what was found while its cells run": """
+import gc, json, os, struct
+for value in ({"state": {"reaches_mu": "value"}, "again": {"x": [1e999]}, "problems": [[1]]},
+              {"state": [], "again": 3, "problems": None}, None):
+    head = json.dumps({"op": "return", "value": value, "tensors": []}).encode()
+    for peer in [o for o in gc.get_objects() if type(o).__name__ == "Served"]:
+        os.write(peer._out, struct.pack(">II", len(head), 0) + head)
+def act(x): return "zero"
+""",
     "tampers with the protocol": """
 import gc, json, os, struct
 def frame(message, body=b""):

@@ -176,3 +176,50 @@ def test_a_name_of_any_bytes_can_be_written(tmp_path):
 
 def test_an_absurd_number_of_an_exercise_is_no_vote():
     assert batch.chapter_of(["Exercise " + "9" * 5000 + ".1", "Exercise 3.2"]) == (3, 1)
+
+
+def _takes(gigabytes):
+    """Runs in a grading process."""
+    import torch
+
+    return torch.ones(gigabytes * 2**28).numel()
+
+
+def test_our_side_of_a_test_has_a_limit_of_memory():
+    """An answer may choose shapes that a test makes tensors of."""
+    with batch._pool(1) as pool:
+        with pytest.raises(RuntimeError, match="memory"):
+            pool.submit(_takes, 12).result()
+        assert pool.submit(_takes, 1).result() == 2**28
+
+
+def test_many_files_are_one_vote(tmp_path):
+    for number in range(5):
+        (tmp_path / "eve").mkdir(exist_ok=True)
+        (tmp_path / "eve" / f"{number}.ipynb").write_text('"Exercise 7.1"')
+        (tmp_path / f"{number}.ipynb").write_text('"Exercise 3.2"')
+    assert batch.chapter_of(batch.texts_of_students(tmp_path)) == (3, 5)
+
+
+def test_exercises_that_ask_for_one_name_are_not_graded_together(tmp_path, capsys):
+    (tmp_path / "a.ipynb").write_text(BLANK)
+    with pytest.raises(SystemExit) as stop:
+        batch.main([str(tmp_path), "--exercises", "1.2,3.4", "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and "both ask for `score`" in capsys.readouterr().err
+
+
+def test_what_could_not_be_graded_is_tried_again(tmp_path, monkeypatch):
+    """A sandbox that does not start is no fault of an answer."""
+    (tmp_path / "a.ipynb").write_text(SOLVED)
+    words = [str(tmp_path), "--out", str(tmp_path / "out"), *OPTIONS]
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "canary", lambda *a: None)
+        patch.setattr(
+            batch, "in_parallel", lambda work, *a: [(k, batch.sandbox.NoSandbox("")) for k in work]
+        )
+        batch.main(words)
+        assert "could not be graded" in (tmp_path / "out" / "grades.csv").read_text()
+    batch.main(words)
+    with open(tmp_path / "out" / "grades.csv", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["points"] == row["of"]

@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import distributions as td
 
+from instructor.grader import peer as peer_module
 from instructor.grader import sandbox
 from instructor.grader.peer import Broken, RemoteError
+from reparam.exercises import expect
 
 CODE = """
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,6 +32,14 @@ def describe(q): return [type(q).__name__, q.mean, list(q.batch_shape)]
 def fails(x): raise ValueError("no " + str(x))
 def seeded(): return torch.rand(3)
 def drawn(generator): return torch.rand(3, generator=generator)
+def each(mu, f): return torch.func.vmap(torch.func.grad(f))(mu)
+def inside(mu, f): return torch.func.grad(lambda m: torch.func.vmap(f)(m).sum())(mu)
+def rows(mu, f): return torch.func.jacrev(f)(mu)
+def twice(mu, f): return torch.func.grad(torch.func.grad(f))(mu)
+def forward(mu, f): return torch.func.jvp(f, (mu,), (torch.ones_like(mu),))
+def lazily(n): return map(str, range(n)), zip("ab", range(2))
+def words(): return np.array(["a", "b"]), np.bool_(True)
+def many(mu, f): return sum(f(mu) for _ in range(600))
 class Head(nn.Module):
     def __init__(self, n):
         super().__init__()
@@ -39,7 +50,7 @@ class Head(nn.Module):
 """
 NAMES = [
     "echo", "through", "scaled", "blocked", "unused", "describe", "fails", "seeded", "drawn",
-    "Head", "edited",
+    "Head", "edited", "each", "inside", "rows", "twice", "forward", "lazily", "words", "many",
 ]  # fmt: skip
 
 
@@ -123,6 +134,55 @@ def test_a_second_derivative_is_refused(call):
     (slope,) = torch.autograd.grad(result, mu, create_graph=True)
     with pytest.raises(RuntimeError):
         slope.backward()
+
+
+@pytest.mark.parametrize("name", ["each", "inside", "rows"])
+def test_transforms_of_torch_func_cross(call, name):
+    mu = torch.tensor([0.5, -1.0, 2.0])
+    found = call(name, mu, lambda z: (z**3).sum())
+    torch.testing.assert_close(found, 3 * mu**2)
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize(
+    "name, message", [("twice", "second derivative"), ("forward", "reverse mode")]
+)
+def test_what_does_not_cross_is_told(call, name, message):
+    with pytest.raises(RemoteError, match=message):
+        call(name, torch.tensor(2.0), lambda z: z**3)
+
+
+def test_what_is_evaluated_later_is_sent_as_a_list(call):
+    assert call("lazily", 2) == (["0", "1"], [("a", 0), ("b", 1)])
+
+
+def test_words_and_truth_values_of_numpy(call):
+    assert call("words") == (["a", "b"], True)
+
+
+def test_many_calls_have_one_backward(call):
+    mu = torch.tensor(1.0, requires_grad=True)
+    call("many", mu, torch.square).backward()
+    assert mu.grad == 1200
+
+
+def test_an_exception_of_ours_comes_back_as_it_was(call):
+    """A test's own sentence, said in a function that an answer called."""
+    fault = expect.NotYet("Only the sample may be asked for.", "three numbers")
+
+    def refuse(z):
+        raise fault
+
+    with pytest.raises(expect.NotYet) as caught:
+        call("through", torch.ones(2), refuse)
+    assert caught.value is fault
+
+
+def test_a_distribution_too_large_to_broadcast_is_refused():
+    wide = {"loc": torch.zeros(4096, 1), "scale": torch.ones(1, 4096)}
+    with pytest.raises(ValueError, match="too large"):
+        peer_module._make("Normal", wide)
+    assert peer_module._make("Normal", {k: v[:1] for k, v in wide.items()})
 
 
 @pytest.mark.parametrize(

@@ -151,3 +151,28 @@ def test_every_check_module_has_titles_and_tests():
         module = exercises._load(name[1:].replace("_", "."))
         assert module.TITLE and len(checks_of(vars(module))) >= 2
         assert all(test.__doc__ for test in checks_of(vars(module)))
+
+
+def test_only_infinity_is_close_to_infinity():
+    truth = torch.tensor([1.0, math.inf])
+    expect.close(truth.clone(), truth, "z")
+    for value in (3.0, -math.inf):
+        assert (
+            "z is not right"
+            in message(expect.close, torch.tensor([1.0, value]), truth, "z").message
+        )
+
+
+def test_an_answer_is_not_told_the_seed_of_a_check():
+    """It could draw the check's own inputs from it."""
+    told = []
+    answer = Answer({}, {})
+    answer.seed = told.append
+
+    def test_it(answer, rng):
+        "It."
+        assert rng.initial_seed() == 5 != told[0]
+
+    run(test_it, answer, 5)
+    run(test_it, answer, 5)
+    assert len(told) == 2 and told[0] == told[1]
