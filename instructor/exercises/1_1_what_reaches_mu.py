@@ -98,16 +98,38 @@ def test_silent_zero(answer, rng):
 from reparam.exercises import points
 
 
-def tell(answer, program, wanted, what):
-    """The program and, so that no constant passes, one that differs from it."""
-    other = "gradient" if wanted != "gradient" else "nothing"
-    programs = {
-        "gradient": lambda mu, sigma: 2 * mu + sigma,
-        "nothing": lambda mu, sigma: 2 * mu.detach() + sigma,
-    }
-    found = answer.reaches_mu(programs[other])
-    expect.equal(found, other, "What you say of a plain program", options=OPTIONS)
-    expect.equal(answer.reaches_mu(program), wanted, what, options=OPTIONS)
+PLAIN = "What you say of a plain program"
+
+
+def plain_cases(rng):
+    """(program, word, what) ten times with a gradient and ten times without a graph."""
+    for a in (0.5 + torch.rand(10, generator=rng)).tolist():
+        yield lambda mu, sigma, a=a: a * mu + sigma, "gradient", PLAIN
+        yield lambda mu, sigma, a=a: a * mu.detach() + sigma, "nothing", PLAIN
+
+
+def said_of(answer, program):
+    """What the answer says of a program, which it has to run for that."""
+    runs = []
+
+    def counted(mu, sigma):
+        runs.append(mu)
+        return program(mu, sigma)
+
+    found = answer.reaches_mu(counted)
+    expect.that(bool(runs), "The program was never run.")
+    return found
+
+
+def tell(answer, rng, programs, wanted, what):
+    """The programs among plain ones, in an order that nobody knows."""
+    cases = [
+        *plain_cases(rng),
+        *((program, wanted, what) for program in programs),
+    ]
+    for at in torch.randperm(len(cases), generator=rng).tolist():
+        program, word, of = cases[at]
+        expect.equal(said_of(answer, program), word, of, options=OPTIONS)
 
 
 @points(1)
@@ -116,34 +138,31 @@ def test_graph_elsewhere(answer, rng):
     other = torch.tensor(1.0, requires_grad=True)
     draw = torch.randn((), generator=rng)
     what = "What you say of a graph to another tensor"
-    tell(answer, lambda mu, sigma: other * draw, "nothing", what)
+    tell(answer, rng, [lambda mu, sigma: other * draw], "nothing", what)
 
 
 @points(1)
 def test_blocked(answer, rng):
     """A blocked draw is told from a gradient of zero."""
     what = "What you say of a draw without a graph"
-    tell(answer, lambda mu, sigma: mu.detach() - sigma, "nothing", what)
+    tell(answer, rng, [lambda mu, sigma: mu.detach() - sigma], "nothing", what)
 
 
 @points(1)
 def test_zero(answer, rng):
     """A gradient of zero is told from a missing one."""
     what = "What you say of a flat draw"
-    tell(answer, lambda mu, sigma: (mu > 0) * sigma + 0 * mu, "zero", what)
+    flat = lambda mu, sigma: (mu > 0) * sigma + 0 * mu
+    tell(answer, rng, [flat], "zero", what)
 
 
 @points(1)
 def test_any_slope(answer, rng):
     """Negative and tiny gradients are gradients."""
-    for slope in (-1.0, 1e-12, 3.0):
-        what = "What you say of a small or negative slope"
-        tell(
-            answer,
-            lambda mu, sigma, slope=slope: slope * mu + sigma,
-            "gradient",
-            what,
-        )
+    slopes = (-1.0, 1e-12, 3.0)
+    programs = [lambda mu, sigma, a=a: a * mu + sigma for a in slopes]
+    what = "What you say of a small or negative slope"
+    tell(answer, rng, programs, "gradient", what)
 
 
 # %% right: with backward
@@ -157,6 +176,27 @@ def reaches_mu(program):
     if mu.grad is None:
         return "nothing"
     return "gradient" if abs(mu.grad.item()) > 0 else "zero"
+
+
+# %% idle: the three words in turn
+from itertools import cycle
+
+_words = cycle(["nothing", "zero", "gradient"])
+
+
+def reaches_mu(program):
+    return next(_words)
+
+
+# %% idle: two words in turn, and the program is run
+from itertools import cycle
+
+_words = cycle(["gradient", "nothing"])
+
+
+def reaches_mu(program):
+    program(torch.tensor(0.7, requires_grad=True), torch.tensor(1.3))
+    return next(_words)
 
 
 # %% wrong: asks only whether grad is not None

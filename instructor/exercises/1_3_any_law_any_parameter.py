@@ -100,60 +100,81 @@ def test_it_is_the_score_function(answer, rng):
 
 
 # %% hidden
+import math
+
 from torch.distributions import Bernoulli, Gamma, Poisson
 
 from reparam.exercises import points
+
+
+def own_scatter(f, make, theta, n, rng):
+    """The standard deviation of n estimates of our own."""
+    torch.manual_seed(int(torch.randint(2**31, (), generator=rng)))
+    thetas = torch.full((n,), theta, requires_grad=True)
+    law = make(thetas)
+    z = law.sample()
+    (scores,) = torch.autograd.grad(law.log_prob(z).sum(), thetas)
+    return (f(z) * scores).std()
+
+
+def right_mean(answer, rng, f, make, theta, truth, deviation, n=60_000):
+    """The estimates have the right mean and the scatter of f times the score."""
+    found = answer.score_gradients(f, make, theta, n)
+    found = expect.tensor(found, (n,), "The estimates")
+    what = "The mean of your estimates"
+    expect.mean(found, truth, what, deviation=deviation)
+    expect.that(
+        bool(found.std() > 0.7 * own_scatter(f, make, theta, n, rng)),
+        "Your estimates scatter less than f times the score does.",
+    )
 
 
 @points(2)
 def test_continuous(answer, rng):
     """Laws with a density."""
     a = 1 + torch.rand((), generator=rng).item()
-    n = 60_000
-    found = answer.score_gradients(torch.square, lambda t: Normal(t, 0.7), a, n)
-    expect.mean(
-        expect.tensor(found, (n,), "The estimates"), 2 * a,
-        "The mean of your estimates", deviation=(a**2 + 3) * 3.5,
+    right_mean(
+        answer, rng, torch.square, lambda t: Normal(t, 0.7), a, 2 * a,
+        deviation=(a**2 + 3) * 3.5,
     )  # fmt: skip
-    found = answer.score_gradients(lambda z: z, lambda t: Gamma(t, 2.0), a, n)
-    expect.mean(
-        expect.tensor(found, (n,), "The estimates"), 0.5, "The mean of your estimates",
-        deviation=4.0,
-    )  # fmt: skip
+    right_mean(
+        answer, rng, lambda z: z, lambda t: Gamma(t, 2.0), a, 0.5, deviation=4.0
+    )
 
 
 @points(2)
 def test_discrete(answer, rng):
     """Laws without one."""
     p = 0.3 + 0.4 * torch.rand((), generator=rng).item()
-    n = 60_000
-    found = answer.score_gradients(
-        lambda b: 2 * b + 1, lambda t: Bernoulli(t), p, n
-    )
-    expect.mean(
-        expect.tensor(found, (n,), "The estimates"), 2.0, "The mean of your estimates",
+    height = 1 + torch.rand((), generator=rng).item()
+    right_mean(
+        answer, rng, lambda b: height * b + 1, lambda t: Bernoulli(t), p, height,
         deviation=8.0,
     )  # fmt: skip
-    found = answer.score_gradients(lambda k: k, lambda t: Poisson(t), 3 * p, n)
-    expect.mean(
-        expect.tensor(found, (n,), "The estimates"), 1.0, "The mean of your estimates",
-        deviation=4.0,
+    rate = 3 * p
+    slope = (math.exp(-rate) * (1 + rate) - 1) / rate**2
+    right_mean(
+        answer, rng, lambda k: 1 / (1 + k), lambda t: Poisson(t), rate, slope,
+        deviation=1.0,
     )  # fmt: skip
 
 
 @points(1)
 def test_sample_by_sample(answer, rng):
     """Every estimate is f times the score of its own sample."""
+    n, theta = 40_000, torch.randn((), generator=rng).item()
     seen = []
 
     def f(z):
         seen.append(z.detach().clone())
         return z**3 + 1
 
-    found = answer.score_gradients(f, lambda t: Normal(t, 2.0), 0.4, 50)
+    found = answer.score_gradients(f, lambda t: Normal(t, 2.0), theta, n)
     expect.that(bool(seen), "f was never called.")
-    z = expect.tensor(seen[0], (50,), "What f got")
-    wanted = (z**3 + 1) * (z - 0.4) / 4
+    z = expect.tensor(seen[0], (n,), "What f got")
+    expect.mean(z, theta, "The mean of what f got", deviation=2.0)
+    expect.variance(z, 4.0, "The variance of what f got", within=0.2)
+    wanted = (z**3 + 1) * (z - theta) / 4
     expect.close(
         found, wanted, "The estimates, sample by sample", rtol=1e-3, atol=1e-3
     )
@@ -162,22 +183,22 @@ def test_sample_by_sample(answer, rng):
 @points(1)
 def test_black_box(answer, rng):
     """f is called once, and its slope is not asked for."""
-    calls = []
+    calls, n = [], 40_000
+    theta, below = torch.rand(2, generator=rng).tolist()
+    edge = theta - below
 
     def f(z):
         calls.append(z.requires_grad)
-        return (z > 0.3).to(z.dtype)
+        return (z > edge).to(z.dtype)
 
-    found = answer.score_gradients(f, lambda t: Normal(t, 1.0), 0.0, 40_000)
+    found = answer.score_gradients(f, lambda t: Normal(t, 1.0), theta, n)
     expect.that(len(calls) == 1, "f was not called once.")
     expect.that(
         not calls[0], "f got samples that carry a graph: rsample was used."
     )
-    truth = float(
-        torch.distributions.Normal(0.0, 1.0).log_prob(torch.tensor(0.3)).exp()
-    )
+    truth = float(Normal(theta, 1.0).log_prob(torch.tensor(edge)).exp())
     expect.mean(
-        expect.tensor(found, (40_000,), "The estimates"), truth, "The mean for a step",
+        expect.tensor(found, (n,), "The estimates"), truth, "The mean for a step",
         deviation=1.0,
     )  # fmt: skip
 
@@ -195,6 +216,23 @@ def score_gradients(f, make, theta, n):
         copies = theta.expand(n).clone().requires_grad_()
         (found,) = torch.autograd.grad(make(copies).log_prob(z).sum(), copies)
     return f(z) * found
+
+
+# %% idle: calls f once, at θ, and returns zeros
+def score_gradients(f, make, theta, n):
+    f(torch.full((n,), float(theta)))
+    return torch.zeros(n)
+
+
+# %% idle: calls f once, with samples, and returns its values
+def score_gradients(f, make, theta, n):
+    return f(make(torch.full((n,), float(theta))).sample())
+
+
+# %% idle: how much f rises from 0 to 1
+def score_gradients(f, make, theta, n):
+    low, high = f(torch.tensor([0.0, 1.0]))
+    return (high - low).expand(n)
 
 
 # %% wrong: one gradient for the whole batch

@@ -148,8 +148,9 @@ def test_smooth_and_step(answer, rng):
 
 @points(1)
 def test_only_the_score(answer, rng):
-    """No gradient runs from the loss through f into the samples."""
-    called, ran = [], []
+    """The gradient is that of the score, and none runs through f into the samples."""
+    samples, ran, n = [], [], 2000
+    start, rise, height = (0.5 + torch.rand(3, generator=rng)).tolist()
 
     class Watched(torch.autograd.Function):
         @staticmethod
@@ -162,15 +163,21 @@ def test_only_the_score(answer, rng):
             return gradient
 
     def f(z):
-        called.append(z)
-        return Watched.apply(z)
+        samples.append(z.detach().flatten())
+        return rise * Watched.apply(z) + height
 
-    mu = torch.tensor(0.3, requires_grad=True)
-    slope_of(answer.surrogate(mu, f, 8), mu)
-    expect.that(bool(called), "f was not called.")
+    mu = torch.tensor(start, requires_grad=True)
+    found = slope_of(answer.surrogate(mu, f, n), mu)
+    expect.that(bool(samples), "f was not called.")
     expect.that(
         not ran, "A gradient runs from the loss through f into the samples."
     )
+    z = torch.cat(samples)
+    what = "The mean of the samples that f got"
+    expect.mean(z[:n], start, what, deviation=1.0)
+    expect.that(bool(z.std() > 0.5), "The samples that f got do not scatter.")
+    wanted = ((rise * z + height) * (z - start)).mean()
+    expect.close(found, wanted, "The gradient", rtol=1e-3, atol=1e-3)
 
 
 @points(1)
@@ -208,6 +215,31 @@ def surrogate(mu, f, n):
     q = Normal(mu, 1.0)
     z = q.rsample((n,))
     return (f(z).detach() * q.log_prob(z.detach())).mean()
+
+
+# %% idle: calls f at zeros, and gives every loss the same slope
+def what_it_estimates(slope):
+    return slope
+
+
+def surrogate(mu, f, n):
+    f(torch.zeros(n, *mu.shape))
+    return mu.sum()
+
+
+reads_value = "no"
+
+
+# %% idle: f at the mean, without a sample
+def what_it_estimates(slope):
+    return 1 / slope
+
+
+def surrogate(mu, f, n):
+    return f(mu.expand(n, *mu.shape)).mean()
+
+
+reads_value = "yes"
 
 
 # %% wrong: leaves it as it is

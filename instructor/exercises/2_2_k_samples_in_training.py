@@ -139,10 +139,14 @@ def test_law(answer, rng):
 @points(1)
 def test_independent(answer, rng):
     """No noise is shared, among samples, rows or columns."""
-    z = answer.ManySamples(4)(torch.zeros(1000, 2), torch.zeros(1000, 2))
-    expect.that(torch.unique(z).numel() > 7900, "Some entries share their noise.")
-    first, second = z[0, :, 0], z[1, :, 0]
-    products = torch.stack([first * second, first * z[0, :, 1]], -1)
+    mu = (1 + torch.rand(2, generator=rng)).expand(1000, 2)
+    z = answer.ManySamples(4)(mu, torch.zeros(1000, 2))
+    noise = expect.tensor(z, (4, 1000, 2), "The samples") - mu
+    expect.that(
+        torch.unique(noise).numel() > 7900, "Some entries share their noise."
+    )
+    first, second = noise[0, :, 0], noise[1, :, 0]
+    products = torch.stack([first * second, first * noise[0, :, 1]], -1)
     expect.mean(
         products, torch.zeros(2), "The correlation of the noise", deviation=1.3
     )
@@ -150,19 +154,20 @@ def test_independent(answer, rng):
 
 @points(2)
 def test_slopes(answer, rng):
-    """Slopes by value, in both modes and in float64."""
-    layer = answer.ManySamples(3)
-    mu = torch.randn(2, 2, generator=rng, dtype=torch.float64, requires_grad=True)
-    log_var = torch.randn(
-        2, 2, generator=rng, dtype=torch.float64, requires_grad=True
-    )
-    z = layer(mu, log_var)
+    """Slopes of samples by value, in both modes and in float64."""
+    size, layer = 20_000, answer.ManySamples(3)
+    mu, log_var = torch.randn(2, size, generator=rng, dtype=torch.float64)
+    mu.requires_grad_()
+    log_var.requires_grad_()
+    z = expect.tensor(layer(mu, log_var), (3, size), "The samples")
     expect.that(
         z.dtype == torch.float64, "The type of the samples is not that of mu."
     )
+    noise = ((z - mu) / torch.exp(log_var / 2)).flatten()
+    expect.variance(noise, 1.0, "The variance of the noise", within=0.2)
     slopes = expect.gradients(z, mu=mu, log_var=log_var)
     expect.close(
-        slopes["mu"], torch.full((2, 2), 3.0).double(), "The slope by mu"
+        slopes["mu"], torch.full((size,), 3.0).double(), "The slope by mu"
     )
     expect.close(slopes["log_var"], ((z - mu) / 2).sum(0), "The slope by log_var")
     layer.eval()
@@ -170,7 +175,7 @@ def test_slopes(answer, rng):
     expect.close(found, mu.detach()[None], "What comes out in evaluation")
     slopes = expect.gradients(found, mu=mu)
     expect.close(
-        slopes["mu"], torch.ones(2, 2).double(), "The slope by mu in evaluation"
+        slopes["mu"], torch.ones(size).double(), "The slope by mu in evaluation"
     )
 
 
@@ -186,11 +191,12 @@ def test_refuses(answer, rng):
     expect.that(not answer.parameters(layer), "The layer has parameters.")
     layer.eval()
     layer.train()
-    expect.tensor(
-        layer(torch.zeros(2), torch.zeros(2)),
-        (2, 2),
-        "What comes out in training again",
-    )
+    mu = 1 + torch.rand(1000, generator=rng)
+    what = "What comes out in training again"
+    z = expect.tensor(layer(mu, torch.zeros(1000)), (2, 1000), what)
+    noise = (z - mu).detach().flatten()
+    expect.mean(noise, 0.0, f"{what}: the mean of its noise", deviation=2.0)
+    expect.that(bool(noise.std() > 0.5), f"{what} has too little noise.")
 
 
 # %% right: expanded, through torch.distributions
@@ -204,6 +210,31 @@ class ManySamples(nn.Module):
             raise ValueError("shapes differ")
         law = torch.distributions.Normal(mu, log_var.mul(0.5).exp())
         return law.rsample(self.size) if self.training else mu[None]
+
+
+# %% idle: the mean K times, with the variance's graph
+class ManySamples(nn.Module):
+    def __init__(self, K):
+        super().__init__()
+        self.K = K
+
+    def forward(self, mu, log_var):
+        if mu.shape != log_var.shape:
+            raise ValueError("shapes differ")
+        z = (mu + 0 * log_var)[None]
+        return z.expand(self.K, *mu.shape) if self.training else z
+
+
+# %% idle: noise of no law, whatever the arguments
+class ManySamples(nn.Module):
+    def __init__(self, K):
+        super().__init__()
+        self.K = K
+
+    def forward(self, mu, log_var):
+        if mu.shape != log_var.shape:
+            raise ValueError("shapes differ")
+        return torch.randn(self.K, *mu.shape, dtype=mu.dtype)
 
 
 # %% wrong: one noise for all samples

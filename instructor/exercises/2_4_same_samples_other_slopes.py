@@ -90,30 +90,35 @@ import torch
 from reparam.exercises import expect
 
 
-def by_hand(w, eps, rho, weight):
-    """The estimates, from the derivatives of root and turn written out."""
-    root = torch.tensor([[1.0, 0.0], [rho, (1 - rho**2) ** 0.5]])
-    moved = torch.tensor([[0.0, 0.0], [1.0, -rho / (1 - rho**2) ** 0.5]])
-    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    seen = torch.tensor([1.0, weight])
-    z, dz = eps @ root.T, eps @ (moved + w * root @ turn).T
-    return 2 * (z @ seen) * (dz @ seen)
-
-
 def test_slopes(answer, rng):
-    """Estimates for five draws, with w = 1."""
+    """The draws (1, 0) and (0, 1), with w = 1."""
     rho, weight = answer.given["RHO"], answer.given["WEIGHT"]
-    eps = torch.randn(5, 2, generator=rng)
-    right = by_hand(1.0, eps, rho, weight)
+    s = (1 - rho**2) ** 0.5
+    # With a the angle, (1, 0) goes to (cos a, ρ cos a + s sin a) and (0, 1) to
+    # (-sin a, s cos a - ρ sin a). By ρ, a has the slope w = 1 and s has -ρ/s.
+    seen = torch.tensor([1 + weight * rho, weight * s])
+    by_turn = torch.tensor([weight * s, -1 - weight * rho])
+    by_root = torch.tensor([weight, -weight * rho / s])
+    right = 2 * seen * (by_root + by_turn)
     expect.close(
-        answer.slopes(1.0, eps), right, "What slopes returns for w = 1",
+        answer.slopes(1.0, torch.eye(2)), right, "What slopes returns for w = 1",
         rtol=1e-3, atol=1e-4,
         mistakes={
-            "each is divided by n: differentiate the sum, not the mean": right / 5,
+            "each is divided by n: differentiate the sum, not the mean": right / 2,
             "the turn is missing; it moves the samples as ρ moves, though its angle is 0":
-                by_hand(0.0, eps, rho, weight),
+                2 * seen * by_root,
         },
     )  # fmt: skip
+
+
+def test_mean(answer, rng):
+    """E[f] = 1 + A² + 2Aρ, with A the weight of z₂: its slope knows no w."""
+    weight = answer.given["WEIGHT"]
+    eps = torch.randn(20_000, 2, generator=rng)
+    for w in (0.0, 1.0):
+        found = answer.slopes(w, eps)
+        what = f"The mean of the slopes for w = {w:g}"
+        expect.mean(found, 2 * weight, what, deviation=6 * (1 + weight) ** 2)
 
 
 def test_bottom(answer, rng):
@@ -163,6 +168,16 @@ def test_decision(answer, rng):
 from reparam.exercises import points
 
 
+def by_hand(w, eps, rho, weight):
+    """The estimates, from the derivatives of root and turn written out."""
+    root = torch.tensor([[1.0, 0.0], [rho, (1 - rho**2) ** 0.5]])
+    moved = torch.tensor([[0.0, 0.0], [1.0, -rho / (1 - rho**2) ** 0.5]])
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    seen = torch.tensor([1.0, weight])
+    z, dz = eps @ root.T, eps @ (moved + w * root @ turn).T
+    return 2 * (z @ seen) * (dz @ seen)
+
+
 def parabola(rho, weight):
     """(best w, least variance, curvature) by traces: Var[εᵀBε] = 2 tr(B²), B symmetric."""
     s = (1 - rho**2) ** 0.5
@@ -196,12 +211,18 @@ def test_any_slopes(answer, rng):
 
 @points(1)
 def test_choice(answer, rng):
-    """The quieter of the chapter's two roots."""
+    """The quieter of the chapter's two roots, by the answer's own slopes too."""
     best, _, _ = parabola(answer.given["RHO"], answer.given["WEIGHT"])
     of_symmetric = -0.5 / (1 - answer.given["RHO"] ** 2) ** 0.5
     nearer = "cholesky" if abs(best) < abs(best - of_symmetric) else "symmetric"
     options = ("cholesky", "symmetric")
     expect.equal(answer.quieter, nearer, "The quieter root", options=options)
+    eps = torch.randn(20_000, 2, generator=rng)
+    variances = [float(answer.slopes(w, eps).var()) for w in (0.0, of_symmetric)]
+    expect.that(
+        variances[options.index(nearer)] < 0.8 * max(variances),
+        "By the variances of your own slopes it is not the quieter root.",
+    )
 
 
 @points(2)
@@ -254,6 +275,22 @@ quieter = (
     if slopes(-0.5 / (1 - RHO**2) ** 0.5, _draws).var() < _both[0, 0]
     else "cholesky"
 )
+
+
+# %% idle: slopes without f, and guesses
+def slopes(w, eps):
+    return eps[:, 0] + 0 * w
+
+
+quieter, best_w, gain = "cholesky", 0.0, 1.0
+
+
+# %% idle: slopes without f, and the other guesses
+def slopes(w, eps):
+    return 0 * eps[:, 0]
+
+
+quieter, best_w, gain = "symmetric", -0.5 / (1 - RHO**2) ** 0.5, 2.0
 
 
 # %% wrong: differentiates the mean

@@ -54,48 +54,41 @@ Under the weight $e^{2z}$ the normal law is again normal, with mean $\mu + 2\sig
 # %% visible
 import math
 
-import numpy as np
-import torch
-
 from reparam.exercises import expect
-
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(120)
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-
-
-def moments(function, mu, sigma):
-    """Mean and variance of function(z, ε), by Gauss-Hermite quadrature."""
-    values = function(mu + sigma * NODES, NODES)
-    mean = float((WEIGHTS * values).sum())
-    return mean, float((WEIGHTS * (values - mean) ** 2).sum())
 
 
 def test_pathwise(answer, rng):
     """The pathwise variance at μ = 0, σ = 1/2."""
-    mean, right = moments(lambda z, e: np.exp(z), 0.0, 0.5)
+    # At t = 1 and at t = 2 the statement's moment is e^(1/8) and e^(1/2).
+    mean, second = math.exp(1 / 8), math.exp(1 / 2)
+    right = second - mean**2
     expect.close(
         answer.variance_pathwise(0.0, 0.5), right, "The pathwise variance",
         mistakes={
-            "this is the second moment: take the square of the mean away": right + mean**2,
-            "σ² for σ, or the other way round": moments(lambda z, e: np.exp(z), 0.0, 0.25)[1],
+            "this is the second moment: take the square of the mean away": second,
+            "σ² for σ, or the other way round": math.exp(1 / 8) - math.exp(1 / 16),
         },
     )  # fmt: skip
 
 
 def test_score(answer, rng):
     """The score function's variance at μ = 0, σ = 1/2."""
-    mean, right = moments(lambda z, e: np.exp(z) * e / 0.5, 0.0, 0.5)
+    # Under the weight e^(2z) = e^ε noise of mean 0 gets the mean 1: the weight's mean is
+    # e^(1/2), and E[e^ε ε²] = e^(1/2) (1 + 1²). The estimate is 2 e^z ε.
+    mean, weight = math.exp(1 / 8), math.exp(1 / 2)
+    second = 4 * 2 * weight
+    right = second - mean**2
     expect.close(
         answer.variance_score(0.0, 0.5), right, "The score function's variance",
         mistakes={
-            "this is the second moment: take the square of the mean away": right + mean**2,
+            "this is the second moment: take the square of the mean away": second,
             "the score is (z - μ)/σ², whose second moment is 1/σ²; a factor σ² is lost":
-                (right + mean**2) * 0.25 - mean**2,
+                second / 4 - mean**2,
             "e^{2z} and (z - μ)² are not independent: the weight moves the mean by 2σ²":
-                math.exp(0.5) / 0.25 - mean**2,
+                4 * weight - mean**2,
             "this is Var[f] times the variance of the score; f and score depend on one z, and "
             "the height of f counts, not its spread":
-                moments(lambda z, e: np.exp(z), 0.0, 0.5)[1] / 0.25,
+                4 * (weight - mean**2),
         },
     )  # fmt: skip
 
@@ -116,7 +109,20 @@ def test_place(answer, rng):
 
 
 # %% hidden
+import numpy as np
+import torch
+
 from reparam.exercises import points
+
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(120)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
+def moments(function, mu, sigma):
+    """Mean and variance of function(z, ε), by Gauss-Hermite quadrature."""
+    values = function(mu + sigma * NODES, NODES)
+    mean = float((WEIGHTS * values).sum())
+    return mean, float((WEIGHTS * (values - mean) ** 2).sum())
 
 
 def cases(rng):

@@ -56,11 +56,6 @@ import torch
 from reparam.exercises import expect
 
 
-def exact(slope, mu, sigma, eps):
-    up, down = slope(mu + sigma * eps), slope(mu - sigma * eps)
-    return (up + down) / 2, (up * eps - down * eps) / 2
-
-
 def test_square(answer, rng):
     """z² at μ = 1, σ = 2: by μ without noise."""
     eps = torch.tensor([0.5, -1.0, 2.0])
@@ -106,6 +101,11 @@ def test_words(answer, rng):
 from reparam.exercises import points
 
 
+def exact(slope, mu, sigma, eps):
+    up, down = slope(mu + sigma * eps), slope(mu - sigma * eps)
+    return (up + down) / 2, (up * eps - down * eps) / 2
+
+
 @points(2)
 def test_by_mu(answer, rng):
     """By μ, draw by draw."""
@@ -143,16 +143,16 @@ def test_verdict(answer, rng):
 @points(1)
 def test_price(answer, rng):
     """The number of calls."""
-    calls = []
+    calls, eps = [], torch.randn(30, generator=rng)
+    a, mu, sigma = (torch.rand(3, generator=rng) + 0.3).tolist()
 
     def f(z):
         calls.append(z.numel())
-        return z**2
+        return a * z**3 + z**2
 
-    by_mu, _ = answer.paired_gradients(
-        f, 0.5, 1.0, torch.randn(30, generator=rng)
-    )
-    expect.close(by_mu, torch.ones(30), "Your gradient by μ", atol=1e-4)
+    found, _ = answer.paired_gradients(f, mu, sigma, eps)
+    wanted, _ = exact(lambda z: 3 * a * z**2 + 2 * z, mu, sigma, eps)
+    expect.close(found, wanted, "Your gradient by μ", rtol=1e-3, atol=1e-4)
     expect.that(
         len(calls) <= 2 and sum(calls) <= 60,
         "f is evaluated more often than needed.",
@@ -168,6 +168,25 @@ def paired_gradients(f, mu, sigma, eps):
 
 
 verdict = ("exact", "hurts", "helps")
+
+
+# %% idle: twice the mean, and ones
+def paired_gradients(f, mu, sigma, eps):
+    f(mu + sigma * eps)
+    return torch.full_like(eps, 2 * mu), torch.ones_like(eps)
+
+
+verdict = ["exact", "helps", "hurts"]
+
+
+# %% idle: the slope at the mean, without noise
+def paired_gradients(f, mu, sigma, eps):
+    z = torch.full_like(eps, mu).requires_grad_()
+    (slope,) = torch.autograd.grad(f(z).sum(), z)
+    return slope, 0 * slope
+
+
+verdict = ["exact", "exact", "exact"]
 
 
 # %% wrong: the noise keeps its sign in the slope by σ

@@ -233,7 +233,7 @@ def test_from(answer, rng):
     )
 
 
-def batches(rng):
+def drawn(rng):
     """Pairs of estimates; terms and slopes differ from batch to batch."""
     for n, base in ((6, 0.3), (20, 1.5), (9, -0.9), (14, 0.6)):
         shift, scale, tilt = torch.rand(3, generator=rng).tolist()
@@ -244,15 +244,31 @@ def batches(rng):
         yield full, full - term
 
 
-def mixed(full, dropped, past):
-    """By a least-squares line through all earlier samples."""
+def batches(rng):
+    """Such pairs, drawn until memories of other batches have other weights."""
+    while True:
+        first, second, third, _ = row = list(drawn(rng))
+        memories = (
+            [], [first], [second], [third], [first, second], [first, third],
+            [second, third], [first, second, third],
+        )  # fmt: skip
+        weights = torch.tensor([weight(past) for past in memories])
+        if weights.sort().values.diff().min() > 0.05:
+            return row
+
+
+def weight(past):
+    """By a least-squares line through all earlier samples; 0 without them."""
     if not past:
-        return full
+        return 0.0
     fulls, others = (
         torch.cat(column).double() for column in zip(*past, strict=True)
     )
-    slope = float(np.polyfit((fulls - others).numpy(), fulls.numpy(), 1)[0])
-    return full - slope * (full - dropped)
+    return float(np.polyfit((fulls - others).numpy(), fulls.numpy(), 1)[0])
+
+
+def mixed(full, dropped, past):
+    return full - weight(past) * (full - dropped)
 
 
 @points(2)

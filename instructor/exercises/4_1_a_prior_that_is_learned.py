@@ -72,46 +72,49 @@ import torch
 from reparam.exercises import expect
 
 
-def by_quadrature(mu_q, log_var_q, mu_p, log_var_p):
-    """E_q[log q - log p], the expectation by Gauss and Hermite: exact for squares."""
-    mu_q, log_var_q, mu_p, log_var_p = (
-        t.double() for t in (mu_q, log_var_q, mu_p, log_var_p)
-    )
-    root = 3**0.5  # nodes -√3, 0, √3 with weights 1/6, 2/3, 1/6
-    nodes = ((-root, 1 / 6), (0.0, 2 / 3), (root, 1 / 6))
-    total = 0.0
-    for node, weight in nodes:
-        z = mu_q + (log_var_q / 2).exp() * node
-        log_q = -(node**2) / 2 - log_var_q / 2
-        log_p = -((z - mu_p) ** 2) * (-log_var_p).exp() / 2 - log_var_p / 2
-        total = total + weight * (log_q - log_p)
-    return total.sum(-1)
-
-
 def test_one(answer, rng):
     """Two Gaussians that differ in both parameters."""
-    q = torch.tensor([1.0]), torch.tensor([0.5])
-    p = torch.tensor([-0.5]), torch.tensor([1.2])
-    found = answer.kl_between(*q, *p)
-    right = by_quadrature(*q, *p)
-    square, ratio = 1.5**2, 0.5 - 1.2
-    as_right = square * math.exp(-1.2)
+    q = torch.tensor([4.0]), torch.tensor([4.0]).log()
+    p = torch.tensor([-2.0]), torch.tensor([9.0]).log()
+    # From N(4, 2²) to N(-2, 3²): E_q of (z - 4)²/4 is 1, and E_q of (z + 2)²/9 is (4 + 6²)/9.
+    right = math.log(3 / 2) + ((4 + 36) / 9 - 1) / 2
     mistakes = {
         "that is KL(p ‖ q): the expectation is over q, and the distance is measured in "
-        "widths of p": by_quadrature(*p, *q),
+        "widths of p": math.log(2 / 3) + ((9 + 36) / 4 - 1) / 2,
         "the distance of the means is divided by σ_q; it comes from log p, so it is "
-        "measured in widths of p": right + (square * math.exp(-0.5) - as_right) / 2,
+        "measured in widths of p": right + (36 / 4 - 36 / 9) / 2,
         "the distance is divided by σ_p² and then squared":
-            right + (square * math.exp(-2.4) - as_right) / 2,
+            right + (36 / 81 - 36 / 9) / 2,
         "the distance is divided by σ_p alone; its square has the variance below it":
-            right + (square * math.exp(-0.6) - as_right) / 2,
+            right + (36 / 3 - 36 / 9) / 2,
         "the -1 is missing, which is E_q of -(z - μ_q)²/σ_q²": right + 0.5,
         "the ½ is missing": 2 * right,
-        "the sign of the difference of log-variances is wrong": right + ratio,
+        "the sign of the difference of log-variances is wrong":
+            right - 2 * math.log(3 / 2),
     }  # fmt: skip
     expect.close(
-        found, right.float(), "KL(q ‖ p)",
-        mistakes={sentence: value.float() for sentence, value in mistakes.items()},
+        answer.kl_between(*q, *p), torch.tensor(right), "KL(q ‖ p)",
+        mistakes={s: torch.tensor(value) for s, value in mistakes.items()},
+    )  # fmt: skip
+
+
+def test_directions(answer, rng):
+    """Gaussians that differ in one direction are as far apart as without the others."""
+    q = (
+        torch.tensor([[0.5, 4.0], [4.0, 4.0]]),
+        torch.tensor([4.0, 4.0]).log().expand(2, 2),
+    )
+    p = (
+        torch.tensor([[0.5, -2.0], [-2.0, -2.0]]),
+        torch.tensor([[4.0, 9.0], [9.0, 9.0]]).log(),
+    )
+    one = answer.kl_between(*(t[:1, 1:] for t in (*q, *p)))
+    both = answer.kl_between(*q, *p)
+    expect.close(
+        both, torch.cat([one, 2 * one]), "KL(q ‖ p) in two dimensions",
+        mistakes={
+            "it is the mean over dimensions, not the sum": torch.cat([one / 2, one]),
+        },
     )  # fmt: skip
 
 
@@ -155,6 +158,22 @@ def test_two_posteriors(answer, rng):
 
 # %% hidden
 from reparam.exercises import points
+
+
+def by_quadrature(mu_q, log_var_q, mu_p, log_var_p):
+    """E_q[log q - log p], the expectation by Gauss and Hermite: exact for squares."""
+    mu_q, log_var_q, mu_p, log_var_p = (
+        t.double() for t in (mu_q, log_var_q, mu_p, log_var_p)
+    )
+    root = 3**0.5  # nodes -√3, 0, √3 with weights 1/6, 2/3, 1/6
+    nodes = ((-root, 1 / 6), (0.0, 2 / 3), (root, 1 / 6))
+    total = 0.0
+    for node, weight in nodes:
+        z = mu_q + (log_var_q / 2).exp() * node
+        log_q = -(node**2) / 2 - log_var_q / 2
+        log_p = -((z - mu_p) ** 2) * (-log_var_p).exp() / 2 - log_var_p / 2
+        total = total + weight * (log_q - log_p)
+    return total.sum(-1)
 
 
 def laws(rng, *shape):

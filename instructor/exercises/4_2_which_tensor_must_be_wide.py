@@ -106,46 +106,6 @@ from reparam.exercises import expect
 NAMES = ("mu", "sigma", "epsilon", "z")
 
 
-def bits(x):
-    """bfloat16 by hand: half away is added to the last bit that stays; ties to even."""
-    x = x.float()
-    i = x.contiguous().view(torch.int32).long()
-    i = (i + 0x7FFF + ((i >> 16) & 1)) >> 16 << 16
-    i = torch.where(i >= 2**31, i - 2**32, i)
-    return i.to(torch.int32).view(torch.float32).reshape(x.shape).double()
-
-
-def in_double(name, mu, sigma, epsilon):
-    """z in float64 with one tensor rounded, and where that rounding is not a toss-up."""
-    mu, sigma, epsilon = (
-        bits(t) if name == n else t.double()
-        for n, t in (("mu", mu), ("sigma", sigma), ("epsilon", epsilon))
-    )
-    z = mu + sigma * epsilon
-    if name != "z":
-        return z, torch.ones_like(z, dtype=torch.bool)
-    low, high = bits((z - 1e-6).float()), bits((z + 1e-6).float())
-    return bits(z.float()), low == high
-
-
-def compare(found, name, mu, sigma, epsilon, what, named=False):
-    """The learner's z, where its rounding is not a toss-up; mistakes by name if wanted."""
-    right, sure = in_double(name, mu, sigma, epsilon)
-    found = expect.tensor(found, right.shape, what)
-    short = [t.bfloat16() for t in (mu, sigma, epsilon)]
-    mistakes = {
-        "nothing is rounded in it": in_double("", mu, sigma, epsilon)[0],
-        "the result is rounded, too": bits(right.float()),
-        "all of it is computed in bfloat16. A tensor that stays in bfloat16 takes the "
-        "rest along; `rounded` brings it back":
-            (short[0] + short[1] * short[2]).double(),
-    }  # fmt: skip
-    expect.close(
-        found[sure].float(), right[sure].float(), what, rtol=1e-6, atol=1e-6,
-        mistakes={s: w[sure].float() for s, w in mistakes.items()} if named else {},
-    )  # fmt: skip
-
-
 def table(value, what):
     """A dict of four numbers."""
     expect.that(
@@ -159,12 +119,28 @@ def table(value, what):
 
 def test_stored(answer, rng):
     """One tensor is rounded, and only one."""
-    mu, sigma = torch.tensor(0.3), torch.tensor(0.37)
-    epsilon = torch.linspace(-2.1, 1.7, 50)
-    for name in NAMES:
+    g, h, k = 2.0**-9, 2.0**-10, 2.0**-11  # what bfloat16 cannot add to 1
+    mu, sigma = torch.tensor(1 + g), torch.tensor(1 + h)
+    sign = torch.tensor([1.0, -1.0])
+    epsilon = sign * (1 + k)
+    right = {
+        "mu": 1 + sign * (1 + h) * (1 + k),
+        "sigma": 1 + g + sign * (1 + k),
+        "epsilon": 1 + g + sign * (1 + h),
+        "z": torch.tensor([2.0, k]),  # next to 2, and g - h - k - hk = k - hk
+    }
+    for name, wanted in right.items():
         found = answer.stored(name, mu, sigma, epsilon)
         what = f"z with {name} rounded"
-        compare(found, name, mu, sigma, epsilon, what, named=True)
+        expect.close(
+            expect.tensor(found, (2,), what).float(), wanted, what, rtol=1e-6, atol=1e-6,
+            mistakes={
+                "nothing is rounded in it": torch.tensor([2 + g + h + k, k]),
+                "the result is rounded, too": wanted.bfloat16().float(),
+                "all of it is computed in bfloat16. A tensor that stays in bfloat16 takes "
+                "the rest along; `rounded` brings it back": torch.tensor([2.0, 0.0]),
+            },
+        )  # fmt: skip
 
 
 def test_units(answer, rng):
@@ -205,6 +181,37 @@ def test_decision(answer, rng):
 import math
 
 from reparam.exercises import points
+
+
+def bits(x):
+    """bfloat16 by hand: half away is added to the last bit that stays; ties to even."""
+    x = x.float()
+    i = x.contiguous().view(torch.int32).long()
+    i = (i + 0x7FFF + ((i >> 16) & 1)) >> 16 << 16
+    i = torch.where(i >= 2**31, i - 2**32, i)
+    return i.to(torch.int32).view(torch.float32).reshape(x.shape).double()
+
+
+def in_double(name, mu, sigma, epsilon):
+    """z in float64 with one tensor rounded, and where that rounding is not a toss-up."""
+    mu, sigma, epsilon = (
+        bits(t) if name == n else t.double()
+        for n, t in (("mu", mu), ("sigma", sigma), ("epsilon", epsilon))
+    )
+    z = mu + sigma * epsilon
+    if name != "z":
+        return z, torch.ones_like(z, dtype=torch.bool)
+    low, high = bits((z - 1e-6).float()), bits((z + 1e-6).float())
+    return bits(z.float()), low == high
+
+
+def compare(found, name, mu, sigma, epsilon, what):
+    """The learner's z, where its rounding is not a toss-up."""
+    right, sure = in_double(name, mu, sigma, epsilon)
+    found = expect.tensor(found, right.shape, what)
+    expect.close(
+        found[sure].float(), right[sure].float(), what, rtol=1e-6, atol=1e-6
+    )
 
 
 def exactly(mu, sigma):

@@ -178,14 +178,23 @@ def uniform(rng, low, high):
     return low + (high - low) * torch.rand((), generator=rng).item()
 
 
+def sine(a):
+    """sin(ay) and its slope, functions of y alone."""
+    return (lambda y: torch.sin(a * y)), (lambda y: a * np.cos(a * y))
+
+
+def square(t, c):
+    """(y - t)² + c and its slope, functions of y alone."""
+    return (lambda y: (y - t) ** 2 + c), (lambda y: 2 * (y - t))
+
+
 @points(2)
 def test_sine(answer, rng):
     """Another f, other logits and temperatures."""
     for _ in range(3):
         a = uniform(rng, 1.0, 2.5)
         held(
-            answer, lambda y, a=a: torch.sin(a * y), lambda y, a=a: a * np.cos(a * y),
-            np.sin(a), uniform(rng, -2, 2), uniform(rng, 0.15, 2),
+            answer, *sine(a), np.sin(a), uniform(rng, -2, 2), uniform(rng, 0.15, 2)
         )  # fmt: skip
 
 
@@ -195,8 +204,7 @@ def test_offset(answer, rng):
     for _ in range(3):
         t, c = uniform(rng, -1.0, 2.0), uniform(rng, -3, 3)
         held(
-            answer, lambda y, t=t, c=c: (y - t) ** 2 + c,
-            lambda y, t=t: 2 * (y - t), 1 - 2 * t, uniform(rng, -2, 2),
+            answer, *square(t, c), 1 - 2 * t, uniform(rng, -2, 2),
             uniform(rng, 0.15, 2),
         )  # fmt: skip
 

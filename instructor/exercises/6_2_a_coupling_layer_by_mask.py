@@ -181,14 +181,26 @@ def random_layer(answer, rng, dim=5):
     return mask, log_scale, shift, answer.MaskedCoupling(mask, log_scale, shift)
 
 
+def moved(z, mask, log_scale, shift, bound):
+    """The image of z [n, D], and the log-scales of the variables that move."""
+    told = [i for i in range(len(mask)) if mask[i] == 0]
+    s = bound * torch.tanh(log_scale(z * mask) / bound)[:, told]
+    t = shift(z * mask)[:, told]
+    image = z.clone()
+    image[:, told] = s.exp() * z[:, told] + t
+    return image, s
+
+
 @points(2)
 def test_jacobian(answer, rng):
-    """The log-determinant is that of autograd's Jacobian."""
-    *_, layer = random_layer(answer, rng)
+    """The image is right, and the log-determinant is that of autograd's Jacobian."""
+    *parts, layer = random_layer(answer, rng)
     point = torch.randn(5, generator=rng)
     z = point.repeat(5, 1).requires_grad_()
     image, log_det = layer(z)
     image = expect.tensor(image, (5, 5), "The image")
+    wanted, _ = moved(z.detach(), *parts, answer.given["BOUND"])
+    expect.close(image, wanted, "The image", atol=1e-4)
     log_det = expect.tensor(log_det, (5,), "The log-determinant").detach()
     jacobian = expect.gradients(image.diagonal(), z=z)["z"]
     wanted = torch.linalg.slogdet(jacobian.double()).logabsdet.expand(5)
@@ -198,8 +210,7 @@ def test_jacobian(answer, rng):
 @points(2)
 def test_back(answer, rng):
     """The inverse inverts, whatever was asked before, and its log-determinant undoes."""
-    mask, log_scale, shift, layer = random_layer(answer, rng)
-    bound = answer.given["BOUND"]
+    *parts, layer = random_layer(answer, rng)
     layer(torch.randn(7, 5, generator=rng))
     y = torch.randn(7, 5, generator=rng)
     z, log_det_back = layer.inverse(y)
@@ -207,11 +218,7 @@ def test_back(answer, rng):
     log_det_back = expect.tensor(
         log_det_back, (7,), "The inverse's log-determinant"
     )
-    told = [i for i in range(5) if mask[i] == 0]
-    s = bound * torch.tanh(log_scale(z * mask) / bound)[:, told]
-    t = shift(z * mask)[:, told]
-    image = z.clone()
-    image[:, told] = s.exp() * z[:, told] + t
+    image, s = moved(z, *parts, answer.given["BOUND"])
     expect.close(image, y, "The image of the inverse's point", atol=1e-4)
     expect.close(
         log_det_back, -s.sum(-1), "The inverse's log-determinant", atol=1e-4
@@ -415,6 +422,31 @@ class MaskedCoupling(nn.Module):
     def inverse(self, y):
         s, t = self.told(y)
         return (y - t) * (-s).exp(), -s.sum(-1)
+
+
+# %% idle: the identity, with its mask
+class MaskedCoupling(nn.Module):
+    def __init__(self, mask, log_scale, shift):
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, z):
+        return z, 0 * z.sum(-1)
+
+    inverse = forward
+
+
+# %% idle: adds the same to every point, and asks no network
+class MaskedCoupling(nn.Module):
+    def __init__(self, mask, log_scale, shift):
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, z):
+        return z + (1 - self.mask), 0 * z.sum(-1)
+
+    def inverse(self, y):
+        return y - (1 - self.mask), 0 * y.sum(-1)
 
 
 # %% solution

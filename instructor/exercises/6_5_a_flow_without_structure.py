@@ -89,20 +89,31 @@ import torch
 from reparam.exercises import expect
 
 
+def counted(g, most):
+    """g, a function of z alone, and the list that grows with each of its calls."""
+    calls = []
+
+    def counting(z):
+        calls.append(1)
+        expect.that(
+            len(calls) < most,
+            f"invert calls g {most} times, and goes on. When does it stop?",
+        )
+        return g(z)
+
+    return counting, calls
+
+
+def shrinking(rate):
+    """The slowest case: every step is `rate` times the last."""
+    return lambda z: -rate * z
+
+
 def test_invert(answer, rng):
     """The inverse is as close as it promises, and does not work on."""
     y = torch.tensor([[1.0, 2.0], [0.0, 0.1]], dtype=torch.float64)
     for rate, tolerance, most in ((0.8, 1e-2, 40), (0.1, 1e-3, 8)):
-        steps = []
-
-        def g(z, rate=rate, steps=steps):
-            """The slowest case: every step is `rate` times the last."""
-            steps.append(1)
-            expect.that(
-                len(steps) < 1000, "invert calls g a thousand times, and goes on."
-            )
-            return -rate * z
-
+        g, steps = counted(shrinking(rate), 1000)
         found = expect.tensor(
             answer.invert(g, y, rate, tolerance), (2, 2), "The inverse"
         )
@@ -199,27 +210,36 @@ def contraction(rng, n, dim, norm):
     return norm * G / torch.linalg.matrix_norm(G, 2)[:, None, None]
 
 
+def reflection(rng, dim, rate):
+    """(g, G): -rate times a mirror image. Steps shrink by no more than `rate`."""
+    across = torch.randn(dim, generator=rng, dtype=torch.float64)
+    across = across / across.norm()
+    eye = torch.eye(dim, dtype=torch.float64)
+    G = -rate * (eye - 2 * across[:, None] * across)
+    return (lambda z: z @ G.mT), G
+
+
+def inverted(answer, y, G, g, rate, tolerance):
+    """Let the answer invert z + Gz = y, and check every row of what it finds."""
+    found = expect.tensor(
+        answer.invert(g, y, rate, tolerance), y.shape, "The inverse"
+    )
+    z = torch.linalg.solve(torch.eye(len(G)) + G, y.mT).mT
+    off = (found - z).norm(dim=-1).max()
+    expect.that(
+        bool(off <= 1.01 * tolerance), "A row is off by more than the tolerance."
+    )
+
+
 @points(2)
 def test_accuracy(answer, rng):
     """Every row of the inverse is within the tolerance, slow cases included."""
     for rate, tolerance in ((0.3, 1e-6), (0.9, 1e-1)):
-        y = torch.randn(5, 3, generator=rng, dtype=torch.float64)
+        y = torch.randn(5, 8, generator=rng, dtype=torch.float64)
         y = y * torch.tensor([1.0, 1e-3, 1.0, 10.0, 0.1])[:, None]
-        calls = []
-
-        def g(z, rate=rate, calls=calls):
-            calls.append(1)
-            expect.that(len(calls) < 2000, "invert does not stop.")
-            return -rate * z
-
-        found = expect.tensor(
-            answer.invert(g, y, rate, tolerance), (5, 3), "The inverse"
-        )
-        off = (found - y / (1 - rate)).norm(dim=-1).max()
-        expect.that(
-            bool(off <= 1.01 * tolerance),
-            "A row is off by more than the tolerance.",
-        )
+        linear, G = reflection(rng, 8, rate)
+        g, _ = counted(linear, 2000)
+        inverted(answer, y, G, g, rate, tolerance)
 
 
 @points(1)
@@ -235,20 +255,13 @@ def test_curved(answer, rng):
 
 @points(1)
 def test_stops(answer, rng):
-    """No more steps than the bound asks for."""
+    """No more steps than the bound asks for, to a result that is right."""
     for rate, tolerance in ((0.1, 1e-3), (0.5, 1e-5), (0.8, 1e-1)):
-        y = torch.randn(4, 2, generator=rng, dtype=torch.float64)
-        calls = []
-
-        def g(z, rate=rate, calls=calls):
-            calls.append(1)
-            expect.that(len(calls) < 2000, "invert does not stop.")
-            return -rate * z
-
-        answer.invert(g, y, rate, tolerance)
-        first = rate * float(
-            y.norm()
-        )  # of all rows together: more than any row's
+        y = torch.randn(4, 3, generator=rng, dtype=torch.float64)
+        linear, G = reflection(rng, 3, rate)
+        g, calls = counted(linear, 2000)
+        inverted(answer, y, G, g, rate, tolerance)
+        first = rate * float(y.norm())  # all rows together: more than any row's
         needed = math.log(tolerance * (1 - rate) / first) / math.log(rate)
         expect.that(
             len(calls) <= max(needed, 1) + 3,
@@ -274,6 +287,19 @@ def test_mean(answer, rng):
         )
 
 
+def estimates(G, v, stop, p):
+    """The estimates, term by term with powers of the matrices G [n, D, D]."""
+    rows = []
+    for of_row, signs, last in zip(G, v, stop.tolist(), strict=True):
+        terms = [
+            (-1) ** (k + 1) / k * signs @ torch.linalg.matrix_power(of_row, k) @ signs
+            / (1 - p) ** (k - 1)
+            for k in range(1, last + 1)
+        ]  # fmt: skip
+        rows.append(sum(terms))
+    return torch.stack(rows)
+
+
 @points(2)
 def test_rows(answer, rng):
     """Each row has its own Jacobian and its own end."""
@@ -283,33 +309,32 @@ def test_rows(answer, rng):
     found = answer.log_det_estimates(
         lambda x: (G @ x[..., None]).squeeze(-1), v, stop, p
     )
-    wanted = []
-    for row in range(6):
-        terms = [
-            (-1) ** (k + 1) / k * v[row] @ torch.linalg.matrix_power(G[row], k) @ v[row]
-            / (1 - p) ** (k - 1)
-            for k in range(1, int(stop[row]) + 1)
-        ]  # fmt: skip
-        wanted.append(sum(terms))
-    expect.close(found, torch.stack(wanted), "An estimate", rtol=1e-3, atol=1e-4)
+    expect.close(
+        found, estimates(G, v, stop, p), "An estimate", rtol=1e-3, atol=1e-4
+    )
 
 
 @points(1)
 def test_price(answer, rng):
-    """The number of products with the Jacobian."""
-    G, calls = contraction(rng, 1, 3, 0.5)[0].float(), []
+    """The number of products with the Jacobian that right estimates take."""
+    G = contraction(rng, 1, 3, 0.5)[0].float()
+    v = (2.0 * torch.randint(2, (8, 3), generator=rng)) - 1
+    stop = torch.tensor([1, 2, 5, 1, 3, 1, 1, 2])
+    calls = []
 
     def jvp(x):
         calls.append(len(x))
         return x @ G.mT
 
-    v = (2.0 * torch.randint(2, (8, 3), generator=rng)) - 1
-    stop = torch.tensor([1, 2, 5, 1, 3, 1, 1, 2])
-    found = answer.log_det_estimates(jvp, v, stop, 0.5)
-    expect.tensor(found, (8,), "The estimates")
-    expect.that(len(calls) <= 5, "jvp is called more than stop.max() times.")
-    one = answer.log_det_estimates(jvp, v[:1], stop[:1], 0.5)
-    expect.close(one, (v[:1] @ G.mT * v[:1]).sum(-1), "An estimate of one term")
+    for rows in (slice(None), slice(1)):  # up to five terms, and one
+        calls.clear()
+        found = answer.log_det_estimates(jvp, v[rows], stop[rows], 0.5)
+        expect.that(
+            len(calls) <= stop[rows].max(),
+            "jvp is called more than stop.max() times.",
+        )
+        wanted = estimates(G.expand(8, 3, 3)[rows], v[rows], stop[rows], 0.5)
+        expect.close(found, wanted, "An estimate", rtol=1e-3, atol=1e-4)
 
 
 # %% right: powers first, weights as a table
@@ -417,6 +442,24 @@ def log_det_estimates(jvp, v, stop, p):
         term = (-1) ** (k + 1) / k * (v * x).sum(-1) / (1 - p) ** (k - 1)
         total = total + term
     return total
+
+
+# %% idle: no step of the iteration, one term of the sum
+def invert(g, y, L, tolerance):
+    return y - g(y)
+
+
+def log_det_estimates(jvp, v, stop, p):
+    return (v * jvp(v)).sum(-1)
+
+
+# %% idle: takes g for -Lz, and never asks it
+def invert(g, y, L, tolerance):
+    return y / (1 - L)
+
+
+def log_det_estimates(jvp, v, stop, p):
+    return torch.zeros(len(v), dtype=v.dtype)
 
 
 # %% solution

@@ -105,6 +105,21 @@ def test_mended(answer, rng):
     )  # fmt: skip
 
 
+def test_constant(answer, rng):
+    """A constant added to f makes the estimate no louder."""
+    raised = lambda b: 2 * b + 11
+    _, low = exact_moments(answer.mended, 0.3, lambda b: 2 * b + 1, 3)
+    _, high = exact_moments(answer.mended, 0.3, raised, 3)
+    bare = lambda values, scores: (values * scores).mean()
+    expect.close(
+        high, low, "The variance for a raised f",
+        mistakes={
+            "nothing is taken from the values, so that the constant is noise times ten":
+                exact_moments(bare, 0.3, raised, 3)[1],
+        },
+    )  # fmt: skip
+
+
 # %% hidden
 from reparam.exercises import points
 
@@ -124,7 +139,7 @@ def test_unbiased(answer, rng):
             torch.rand(3, generator=rng, dtype=torch.float64) + 0.1
         ).tolist()
         p = min(p, 0.9)
-        f = lambda b, height=height, slope=slope: 5 * height + slope * b
+        f = lambda b: 5 * height + slope * b
         mean, _ = exact_moments(answer.mended, p, f, K)
         expect.close(
             mean, p * (1 - p) * slope, "The mean of your estimate", atol=1e-5
@@ -133,10 +148,17 @@ def test_unbiased(answer, rng):
 
 @points(2)
 def test_quiet(answer, rng):
-    """A constant added to f changes nothing, as it should with a baseline."""
-    p = 0.2 + 0.6 * torch.rand((), generator=rng).item()
-    _, low = exact_moments(answer.mended, p, lambda b: b, 4)
-    _, high = exact_moments(answer.mended, p, lambda b: b + 100, 4)
+    """A constant added to f changes nothing, and the mean is right with and without it."""
+    p, slope = (0.2 + 0.6 * torch.rand(2, generator=rng)).tolist()
+    found = [
+        exact_moments(answer.mended, p, f, 4)
+        for f in (lambda b: slope * b, lambda b: slope * b + 100)
+    ]
+    for mean, _ in found:
+        expect.close(
+            mean, p * (1 - p) * slope, "The mean of your estimate", atol=1e-5
+        )
+    (_, low), (_, high) = found
     expect.close(
         high, low, "The variance of your estimate for a raised f", atol=1e-6
     )
@@ -180,6 +202,23 @@ def bias_factor(K):
     return K / (K - 1)
 
 
+# %% idle: the given function, and no bias seen in it
+def bias_factor(K):
+    return 1.0
+
+
+mended = with_mean_baseline
+
+
+# %% idle: takes the mean of the scores
+def bias_factor(K):
+    return 1 / K
+
+
+def mended(values, scores):
+    return scores.mean()
+
+
 # %% solution
 r"""
 $\mathbb E[\bar f\,s_k] = \frac1K\mathbb E[f(z_k)\,s_k]$, since for the other samples the score averages to 0. So the estimate is short by a factor $(K-1)/K$: half the gradient for two samples. With a fixed step size that looks like a smaller learning rate, which is why it trains well and nobody notices; next to a term with an unbiased gradient (a KL, a decoder) it is a different objective. Dividing by $K-1$ in the baseline and leaving out the own sample, or multiplying the whole by $K/(K-1)$, are the same estimator.
@@ -187,5 +226,5 @@ $\mathbb E[\bar f\,s_k] = \frac1K\mathbb E[f(z_k)\,s_k]$, since for the other sa
 
 # %% rubric
 r"""
-One point for the factor, two for the mean, two for keeping the baseline (no baseline is unbiased, too, and loses these).
+One point for the factor, two for the mean, two for keeping the baseline without the bias (no baseline is unbiased, too, and loses these; the function as it was given gets neither).
 """

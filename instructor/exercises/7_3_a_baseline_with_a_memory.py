@@ -153,11 +153,13 @@ def test_many(answer, rng):
 def test_state(answer, rng):
     """The memory is in the state, and there are no parameters."""
     module, other = answer.RunningBaseline(0.8), answer.RunningBaseline(0.8)
-    for batch in 2 + torch.randn(5, 3, generator=rng):
+    batches = 2 + torch.randn(5, 3, generator=rng)
+    for batch in batches:
         module(batch)
     other.load_state_dict(module.state_dict())
     probe = torch.randn(3, generator=rng)
-    expect.close(other(probe), module(probe), "What a loaded module gives")
+    wanted = probe - expected([*batches.mean(1), 0.0], 0.8)[-1]
+    expect.close(other(probe), wanted, "What a loaded module gives", atol=1e-4)
     expect.that(
         not answer.parameters(module),
         "The module has parameters; it should have none.",
@@ -172,6 +174,8 @@ def test_gradients(answer, rng):
     second = torch.randn(4, generator=rng, requires_grad=True)
     module(first)
     result = module(second)
+    wanted = (second - first.mean()).detach()
+    expect.close(result, wanted, "The second batch, centered", atol=1e-4)
     (back,) = torch.autograd.grad(
         result.sum(), first, allow_unused=True, retain_graph=True
     )
@@ -296,6 +300,25 @@ class RunningBaseline(RunningBaseline):
             self.memory.mul_(self.decay).add_((1 - self.decay) * values.mean())
             self.steps.add_(1)
         return centered
+
+
+# %% idle: hands on what it gets
+class RunningBaseline(nn.Module):
+    def __init__(self, decay):
+        super().__init__()
+
+    def forward(self, values):
+        return values * 1
+
+
+# %% idle: centers each batch by its own mean
+class RunningBaseline(nn.Module):
+    def __init__(self, decay):
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(()))
+
+    def forward(self, values):
+        return values - values.mean().detach()
 
 
 # %% solution

@@ -51,24 +51,9 @@ Two differences of one draw cancel most of their noise; differences of two draws
 """
 
 # %% visible
-import math
-
 import torch
 
 from reparam.exercises import expect
-
-
-def series(f, rate, order, top=200):
-    """d^order/dr^order E[f] by summing differences of the probabilities; no sampling."""
-    k = torch.arange(top, dtype=torch.float64)
-    logp = k * math.log(rate) - rate - torch.lgamma(k + 1)
-    weights = logp.exp()
-    for _ in range(order):
-        weights = (
-            torch.cat([torch.zeros(1, dtype=torch.float64), weights[:-1]])
-            - weights
-        )
-    return float((f(k) * weights).sum())
 
 
 def test_shapes(answer, rng):
@@ -105,7 +90,22 @@ def test_no_variance(answer, rng):
 
 
 # %% hidden
+import math
+
 from reparam.exercises import points
+
+
+def series(f, rate, order, top=200):
+    """d^order/dr^order E[f] by summing differences of the probabilities; no sampling."""
+    k = torch.arange(top, dtype=torch.float64)
+    logp = k * math.log(rate) - rate - torch.lgamma(k + 1)
+    weights = logp.exp()
+    for _ in range(order):
+        weights = (
+            torch.cat([torch.zeros(1, dtype=torch.float64), weights[:-1]])
+            - weights
+        )
+    return float((f(k) * weights).sum())
 
 
 def wiggle(rng):
@@ -147,30 +147,47 @@ def test_second(answer, rng):
 
 @points(1)
 def test_exact(answer, rng):
-    """No noise where none is needed."""
+    """No noise where none is needed, and the noise of a draw where it is."""
     a, b, c = torch.randn(3, generator=rng).tolist()
-    _, second = answer.poisson_derivatives(
-        lambda z: a * z**2 + b * z + c, 2.5, 50
+    a = a + math.copysign(0.5, a)
+    first, second = answer.poisson_derivatives(
+        lambda z: a * z**2 + b * z + c, 2.5, 20_000
     )
     expect.close(
-        second, torch.full((50,), 2 * a), "The second derivative", atol=1e-3
+        second, torch.full((20_000,), 2 * a), "The second derivative",
+        rtol=1e-3, atol=1e-2,
+    )  # fmt: skip
+    expect.mean(
+        first, 6 * a + b, "The first derivative", deviation=2 * abs(a) * 2.5**0.5
+    )
+    expect.variance(
+        first, 4 * a**2 * 2.5, "The variance of the first derivative", within=0.3
     )
 
 
 @points(1)
 def test_price(answer, rng):
-    """The number of evaluations."""
-    calls = []
+    """The number of evaluations that unbiased estimates, quiet or loud, take."""
+    calls, bent = [], wiggle(rng)
+
+    def g(z):
+        return 3 * z**2 + bent(z)
 
     def f(z):
         calls.append(len(z))
-        return z
+        return g(z)
 
-    answer.poisson_derivatives(f, 1.5, 100)
+    found = answer.poisson_derivatives(f, 1.5, 40_000)
     expect.that(len(calls) <= 3, "f is called more than three times.")
     expect.that(
-        sum(calls) <= 300, "f is evaluated at more than three counts a draw."
+        sum(calls) <= 120_000,
+        "f is evaluated at more than three counts a draw.",
     )
+    for order, loudest in ((1, 60.0), (2, 120.0)):  # the score function's
+        estimates = expect.tensor(found[order - 1], (40_000,), "The estimates")
+        expect.mean(
+            estimates, series(g, 1.5, order), "A derivative", deviation=loudest
+        )
 
 
 # %% right: one call for all three counts, numpy's draws
@@ -208,6 +225,24 @@ def poisson_derivatives(f, rate, n):
     z = Poisson(torch.tensor(float(rate))).sample((n,))
     first = f(z + 1) - f(z)
     return first, first**2
+
+
+# %% idle: looks at fixed counts and draws none
+def poisson_derivatives(f, rate, n):
+    here, one, two = f(torch.full((3,), round(rate)) + torch.arange(3.0))
+    return (one - here).expand(n), (two - 2 * one + here).expand(n)
+
+
+# %% idle: the difference at the mean, which is no count
+def poisson_derivatives(f, rate, n):
+    z = torch.full((n,), float(rate))
+    here, one, two = f(z), f(z + 1), f(z + 2)
+    return one - here, two - 2 * one + here
+
+
+# %% idle: noise without a mean
+def poisson_derivatives(f, rate, n):
+    return tuple(50 * torch.randn(2, n))
 
 
 # %% solution

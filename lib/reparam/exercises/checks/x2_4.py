@@ -5,30 +5,35 @@ import torch
 from reparam.exercises import expect
 
 
-def by_hand(w, eps, rho, weight):
-    """The estimates, from the derivatives of root and turn written out."""
-    root = torch.tensor([[1.0, 0.0], [rho, (1 - rho**2) ** 0.5]])
-    moved = torch.tensor([[0.0, 0.0], [1.0, -rho / (1 - rho**2) ** 0.5]])
-    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    seen = torch.tensor([1.0, weight])
-    z, dz = eps @ root.T, eps @ (moved + w * root @ turn).T
-    return 2 * (z @ seen) * (dz @ seen)
-
-
 def test_slopes(answer, rng):
-    """Estimates for five draws, with w = 1."""
+    """The draws (1, 0) and (0, 1), with w = 1."""
     rho, weight = answer.given["RHO"], answer.given["WEIGHT"]
-    eps = torch.randn(5, 2, generator=rng)
-    right = by_hand(1.0, eps, rho, weight)
+    s = (1 - rho**2) ** 0.5
+    # With a the angle, (1, 0) goes to (cos a, ρ cos a + s sin a) and (0, 1) to
+    # (-sin a, s cos a - ρ sin a). By ρ, a has the slope w = 1 and s has -ρ/s.
+    seen = torch.tensor([1 + weight * rho, weight * s])
+    by_turn = torch.tensor([weight * s, -1 - weight * rho])
+    by_root = torch.tensor([weight, -weight * rho / s])
+    right = 2 * seen * (by_root + by_turn)
     expect.close(
-        answer.slopes(1.0, eps), right, "What slopes returns for w = 1",
+        answer.slopes(1.0, torch.eye(2)), right, "What slopes returns for w = 1",
         rtol=1e-3, atol=1e-4,
         mistakes={
-            "each is divided by n: differentiate the sum, not the mean": right / 5,
+            "each is divided by n: differentiate the sum, not the mean": right / 2,
             "the turn is missing; it moves the samples as ρ moves, though its angle is 0":
-                by_hand(0.0, eps, rho, weight),
+                2 * seen * by_root,
         },
     )  # fmt: skip
+
+
+def test_mean(answer, rng):
+    """E[f] = 1 + A² + 2Aρ, with A the weight of z₂: its slope knows no w."""
+    weight = answer.given["WEIGHT"]
+    eps = torch.randn(20_000, 2, generator=rng)
+    for w in (0.0, 1.0):
+        found = answer.slopes(w, eps)
+        what = f"The mean of the slopes for w = {w:g}"
+        expect.mean(found, 2 * weight, what, deviation=6 * (1 + weight) ** 2)
 
 
 def test_bottom(answer, rng):

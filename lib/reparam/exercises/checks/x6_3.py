@@ -2,23 +2,9 @@
 
 import math
 
-import mpmath
 import torch
-import torch.nn.functional as F
 
 from reparam.exercises import expect
-
-
-def exact(a, s, rule=None):
-    """log|det J| at w·z + b = a and w·u = s, with 80 digits."""
-    with mpmath.workdps(80):
-        a, s = mpmath.mpf(float(a)), mpmath.mpf(float(s))
-        constrained = rule(s) if rule else mpmath.log1p(mpmath.exp(s)) - 1
-        return float(mpmath.log(1 + constrained / mpmath.cosh(a) ** 2))
-
-
-def of_the_library(s):
-    return mpmath.exp(mpmath.asinh(s)) - 1
 
 
 def on_the_plane(s):
@@ -62,8 +48,10 @@ def test_plane(answer, rng):
         "At w·u = -80 the log-determinant stops near log 1e-7: an offset or a clamp has "
         "taken over.",
     )
-    wanted = torch.tensor([exact(0, s) for s in values])
-    library = torch.tensor([exact(0, s, of_the_library) for s in values])
+    wanted = torch.tensor([math.log(math.log1p(math.exp(s))) for s in values])
+    library = torch.tensor(
+        [math.asinh(s) for s in values]
+    )  # its det J is exp(asinh(w·u))
     expect.close(
         found, wanted, "The log-determinant on the hyperplane", atol=1e-3,
         mistakes={"this is the library's constraint; keep the document's": library},
@@ -75,7 +63,8 @@ def test_off_plane(answer, rng):
     z = torch.tensor([[0.5, 0.0], [-1.0, 3.0], [20.0, 0.0], [-300.0, 0.0]])
     w, u = torch.tensor([1.0, 0.0]), torch.tensor([-30.0, 1.0])
     found = answer.log_det(z, u, w, 0.0)
-    wanted = torch.tensor([exact(a, -30.0) for a in z[:, 0]])
+    # log(1 + e^-30) is nothing, so w·û is -1 and the determinant 1 - 1/cosh².
+    wanted = 2 * torch.log(torch.tanh(z[:, 0].double().abs()))
     expect.close(
         found, wanted, "The log-determinant off the hyperplane", atol=1e-3
     )

@@ -7,20 +7,31 @@ import torch
 from reparam.exercises import expect
 
 
+def counted(g, most):
+    """g, a function of z alone, and the list that grows with each of its calls."""
+    calls = []
+
+    def counting(z):
+        calls.append(1)
+        expect.that(
+            len(calls) < most,
+            f"invert calls g {most} times, and goes on. When does it stop?",
+        )
+        return g(z)
+
+    return counting, calls
+
+
+def shrinking(rate):
+    """The slowest case: every step is `rate` times the last."""
+    return lambda z: -rate * z
+
+
 def test_invert(answer, rng):
     """The inverse is as close as it promises, and does not work on."""
     y = torch.tensor([[1.0, 2.0], [0.0, 0.1]], dtype=torch.float64)
     for rate, tolerance, most in ((0.8, 1e-2, 40), (0.1, 1e-3, 8)):
-        steps = []
-
-        def g(z, rate=rate, steps=steps):
-            """The slowest case: every step is `rate` times the last."""
-            steps.append(1)
-            expect.that(
-                len(steps) < 1000, "invert calls g a thousand times, and goes on."
-            )
-            return -rate * z
-
+        g, steps = counted(shrinking(rate), 1000)
         found = expect.tensor(
             answer.invert(g, y, rate, tolerance), (2, 2), "The inverse"
         )

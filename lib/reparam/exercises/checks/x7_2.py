@@ -42,5 +42,20 @@ def test_mended(answer, rng):
         },
     )  # fmt: skip
 
+
+def test_constant(answer, rng):
+    """A constant added to f makes the estimate no louder."""
+    raised = lambda b: 2 * b + 11
+    _, low = exact_moments(answer.mended, 0.3, lambda b: 2 * b + 1, 3)
+    _, high = exact_moments(answer.mended, 0.3, raised, 3)
+    bare = lambda values, scores: (values * scores).mean()
+    expect.close(
+        high, low, "The variance for a raised f",
+        mistakes={
+            "nothing is taken from the values, so that the constant is noise times ten":
+                exact_moments(bare, 0.3, raised, 3)[1],
+        },
+    )  # fmt: skip
+
 TITLE = 'A baseline that knows too much'
 GIVEN = {}

@@ -8,10 +8,10 @@ from reparam.exercises import expect
 def test_truth(answer, rng):
     """The exact derivative."""
     expect.close(
-        answer.truth(0.2, 0.3), 0.4, "The truth at p = 0.2, t = 0.3",
+        answer.truth(0.25, 0.4), 0.2, "The truth at p = 0.25, t = 0.4",
         mistakes={
-            "this is f at the mean of b; average f over the two values instead": 2 * (0.2 - 0.3),
-            "the sign: f(1) - f(0), not f(0) - f(1)": -0.4,
+            "this is f at the mean of b; average f over the two values instead": 2 * (0.25 - 0.4),
+            "the sign: f(1) - f(0), not f(0) - f(1)": -0.2,
         },
     )  # fmt: skip
 
@@ -19,13 +19,14 @@ def test_truth(answer, rng):
 def test_mean(answer, rng):
     """The mean of the straight-through gradients."""
     found = expect.tensor(
-        answer.straight_through(0.2, 0.3, 20_000), (20_000,), "The gradients"
+        answer.straight_through(0.25, 0.4, 20_000), (20_000,), "The gradients"
     )
     expect.mean(
-        found, -0.2, "Your gradients at p = 0.2, t = 0.3", deviation=0.81,
+        found, -0.3, "Your gradients at p = 0.25, t = 0.4", deviation=0.87,
         mistakes={
-            "this is the exact gradient, and the straight-through one is asked for": 0.4,
-            "this is by the logit; the chain rule has a factor p(1-p) too many": -0.2 * 0.16,
+            "this is the exact gradient, and the straight-through one is asked for": 0.2,
+            "this is by the logit; the chain rule has a factor p(1-p) too many":
+                -0.3 * 0.25 * 0.75,
         },
     )  # fmt: skip
     expect.that(
@@ -44,4 +45,4 @@ def test_interval(answer, rng):
     )
 
 TITLE = 'The wrong sign'
-GIVEN = {'T': 0.3}
+GIVEN = {'T': 0.35}
