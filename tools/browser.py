@@ -3,8 +3,8 @@
     python tools/browser.py                    print the path of one, obtaining it where possible
     from tools.browser import chromium_path
 
-Looked for in this order: $CHROMIUM; chromium, chromium-browser and google-chrome on PATH; the one
-that Playwright keeps. Where there is none, apt-get (as root) or else Playwright fetches one.
+Looked for in this order: $CHROMIUM; chromium-headless-shell, chromium, chromium-browser and
+google-chrome on PATH; the one that Playwright keeps. Where there is none, apt-get (as root) or else Playwright fetches one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ import sys
 from functools import cache
 from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# The headless shell is a fifth quicker in the page tests, and not everywhere.
+NAMES = (
+    "chromium-headless-shell",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+)
 HOW = (
     "No Chromium found, and the page tests need one. Install it with one of\n"
     "    sudo apt-get install -y chromium        (Debian, Ubuntu)\n"
@@ -75,9 +82,9 @@ def _commands() -> list[list[list[str]]]:
     """Return the ways of obtaining a browser, each a list of commands."""
     ways = []
     if shutil.which("apt-get") and os.geteuid() == 0:
-        ways.append(
-            [["apt-get", "update"], ["apt-get", "install", "-y", "chromium", "fonts-dejavu-core"]]
-        )
+        for name in NAMES[:2]:
+            install = ["apt-get", "install", "-y", name, "fonts-dejavu-core"]
+            ways.append([["apt-get", "update"], install])
     ways.append([[sys.executable, "-m", "playwright", "install", "chromium"]])
     return ways
 

@@ -3,7 +3,6 @@
 import pytest
 
 from instructor import sources
-from instructor.grader import worker
 
 ABOUT = '''# %% about
 """
@@ -106,22 +105,3 @@ def test_numbers_of_exercises_are_unique(tmp_path):
 
 
 # ---------------------------------------------------------------- what a worker reads
-
-
-@pytest.mark.parametrize(
-    "source, wanted",
-    [
-        ("%matplotlib inline\nx = 1", "pass\nx = 1"),
-        ("!pip install torch", "pass"),
-        ("%%time\nx = 1", "\nx = 1"),
-        ("if True:\n    %time f()", "if True:\n    pass"),
-        ("x = 1\r\ny = 2", "x = 1\ny = 2"),
-    ],
-)
-def test_magics_are_taken_out(source, wanted):
-    assert worker.plain(source) == (wanted, False)
-
-
-@pytest.mark.parametrize("source", ["%%bash\nrm -rf /", "%%html\n<b>", "%%writefile x\n1"])
-def test_cells_of_other_languages_are_skipped(source):
-    assert worker.plain(source) == ("", True)

@@ -48,6 +48,24 @@ def test_no_answer_is_none(source):
     assert load(*BLANKS.values(), source)[0]["state"]["n"] == "blank"
 
 
+@pytest.mark.parametrize(
+    "source, names",
+    [
+        ("%matplotlib inline\nx = 1", ["x"]),
+        ("!pip install torch", []),
+        ("%%time\nx = 1", ["x"]),
+        ("%%bash\nx = 1", []),
+        ("%%html\n<b>", []),
+        ("%%writefile x.py\nx = 1", []),
+        ("if True:\n    %time x = 1", ["x"]),
+        ("%time x = 1\ny = (7\n% 2)", ["x", "y"]),
+    ],
+)
+def test_magics_are_no_part_of_an_answer(source, names):
+    tree = worker.parsed(source)
+    assert [name for node in tree.body for name in worker.names(node)] == names
+
+
 def test_a_helper_of_another_cell_may_be_in_a_block():
     source = "try:\n    from math import tau as turn\nexcept ImportError:\n    turn = 0"
     _, space = load(source, "def f(x): return turn * x")
