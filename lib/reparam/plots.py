@@ -45,7 +45,7 @@ INK = "#000000"
 PALETTE = (BLUE, VERMILLION, GREEN, GREY)
 DASHES = ("-", "--", "-.", ":")
 
-#: Width of the book's text column: 7 inches at 100 dots per inch, drawn at twice that.
+#: The width of the book's text column, 7 inches at 100 dots per inch, drawn at twice that.
 WIDTH = 7.0
 
 

@@ -168,7 +168,7 @@ class BernoulliDecoder(nn.Module):
     shape `[...]` and event shape `[output_dim]`; its `.mean` holds the pixels' probabilities.
 
     Raises:
-        As `GaussianEncoder`, of which it is the mirror image.
+        TypeError, ValueError: as `GaussianEncoder`, of which it is the mirror image.
 
     Used from chapter 1 on.
 
@@ -202,7 +202,7 @@ class CategoricalEncoder(nn.Module):
     batch shape `[...]` and event shape `[D, C]`. Its `prior` is uniform over the `C**D` codes.
 
     Raises:
-        As `GaussianEncoder`.
+        TypeError, ValueError: as `GaussianEncoder`.
 
     Used in chapter 7. Source: Jang, Gu and Poole (2017), https://arxiv.org/abs/1611.01144.
 
@@ -406,7 +406,7 @@ class HybridEncoder(nn.Module):
     Its `prior` is such a pair: uniform, and standard Gaussian.
 
     Raises:
-        As `GaussianEncoder`.
+        TypeError, ValueError: as `GaussianEncoder`.
 
     Used in chapter 7.
 
@@ -449,7 +449,7 @@ class HybridVAE(VAE):
     In `terms`, `elbo` and `train`, `estimator` is that of y (`Enumeration()` if not given).
 
     Raises:
-        As `VAE`.
+        TypeError, ValueError: as `VAE`.
 
     Used in chapter 7.
 
@@ -903,7 +903,7 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
         A `HeldOut`: `.mean` and `.standard_error`, in nats per image.
 
     Raises:
-        As `VAE.terms`.
+        TypeError, ValueError: as `VAE.terms`.
 
     Used from chapter 1 on.
 

@@ -3,7 +3,7 @@
 An estimator is a callable `estimator(f, distribution, num_samples=1)`. It hands `f` samples of
 shape `[n, *batch_shape, *event_shape]`, wants values of shape `[n, *batch_shape]` back, and returns
 a tensor of `batch_shape`: its value estimates `E[f(z)]`, and its gradient, with respect to the
-distribution's parameters and to whatever else `f` depends on, is the one its name says. So
+distribution's parameters and to whatever else `f` depends on, is the one its name says. So ::
 
     estimator(f, q).sum().backward()
 

@@ -169,8 +169,8 @@ class RELAX(_ControlVariate):
             mean of `f(b)`, or of `f(z)`.
 
     Raises:
-        As `REBAR` does; also a `ValueError` if the surrogate returns a wrong shape or NaN or does
-        not depend on `z` through a graph, or if the support moves with the parameters.
+        TypeError, ValueError: as `REBAR` does; and if the surrogate returns a wrong shape or NaN
+            or does not depend on `z` through a graph, or if the support moves with the parameters.
 
     Derived in chapter 7. Source: Grathwohl et al. (2018), https://arxiv.org/abs/1711.00123.
 

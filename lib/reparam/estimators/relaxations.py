@@ -181,7 +181,7 @@ class GumbelRao:
         f, distribution, num_samples: as for every estimator (see `Pathwise`).
 
     Raises:
-        As `GumbelSoftmax` does.
+        TypeError, ValueError: as `GumbelSoftmax` does.
 
     Compared in chapter 7. Source: Paulus, Maddison and Krause (2021),
     https://arxiv.org/abs/2010.04838.
@@ -243,7 +243,7 @@ class ReinMax:
         f, distribution, num_samples: as for every estimator (see `Pathwise`).
 
     Raises:
-        As `GumbelSoftmax` does.
+        TypeError, ValueError: as `GumbelSoftmax` does.
 
     Compared in chapter 7. Source: Liu et al. (2023), https://arxiv.org/abs/2304.08612.
 

@@ -71,7 +71,7 @@ class Explorer:
 
     @property
     def still(self) -> str:
-        """The still picture: SVG text."""
+        """The still picture, as SVG text."""
         return (_FOLDER / "stills" / f"{self.name}.svg").read_text(encoding="utf-8")
 
     def _repr_html_(self) -> str:
