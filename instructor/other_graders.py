@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/instructor"))
 from battery import ATTACKS, CALLED, EXERCISES, NOTEBOOKS  # noqa: E402
 
-SECONDS = 240  # for one submission
+SECONDS = 100  # for one submission
 USER = 62000
 SOLVED = "the solution"
 OF = sum(exercise.about["points"] for exercise in EXERCISES)

@@ -316,11 +316,14 @@ def test_number(answer, rng):
 def test_same_values(answer, rng):
     """Values for other f and K."""
     for K in (2, 5):
-        z, _ = rows(rng, gate, -0.3, 1.4, 20, K)
+        z = rows(rng, gate, -0.3, 1.4, 20, K)[0].detach().requires_grad_()
         f = lambda z: torch.exp(-z) + 4
-        found = answer.mended(f, z, gate)
-        expect.close(
-            found, f(z).mean(-1), "The values of `mended`", rtol=1e-3, atol=1e-5
+        found, plain = answer.mended(f, z, gate), f(z).mean(-1)
+        expect.close(found, plain, "The values of `mended`", rtol=1e-3, atol=1e-5)
+        slopes = [expect.gradients(v, z=z)["z"] for v in (found, plain)]
+        expect.that(
+            not torch.allclose(*slopes, rtol=1e-3),
+            "`mended` sends back what `average` does: the lacking term is missing.",
         )
 
 
@@ -425,6 +428,11 @@ def mended(f, z, log_gate):
     centered = values - values.mean(-1, keepdim=True)
     lacking = (centered * (logs - logs.detach())).sum(-1) / (z.shape[-1] - 1)
     return values.mean(-1) + lacking
+
+
+# %% idle: the given function and a guess
+true_slope = 1.0
+mended = average
 
 
 # %% solution

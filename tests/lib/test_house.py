@@ -72,3 +72,11 @@ def test_a_public_thing_says_what_it_is(thing):
         text = inspect.getdoc(thing).lower()
         assert ">>>" in text, f"{thing.__qualname__}: its docstring has no example"
         assert "chapter" in text, f"{thing.__qualname__}: its docstring names no chapter"
+
+
+def test_every_public_module_has_its_page_of_reference():
+    book = LIBRARY.parents[1] / "book"
+    pages = {path.stem for path in (book / "reference").glob("*.md")}
+    assert pages == set(PUBLIC), "book/reference/MODULE.md, and its line in _toc.yml"
+    toc = (book.parent / "_toc.yml").read_text(encoding="utf-8")
+    assert all(f"book/reference/{page}\n" in toc for page in pages)
