@@ -13,8 +13,11 @@ PORT ?= 8000
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout 300
 # Everything that a page is made from. A change of the settings or of the extension starts from
 # scratch; a change of a page, a template or a style only does what it must.
-SETTINGS := _config.yml _toc.yml tools/book_setup.py tools/book_links.py tools/repoint.py $(INSTALLED)
+SETTINGS := _config.yml _toc.yml tools/book_setup.py tools/book_links.py tools/book_reference.py \
+  tools/repoint.py $(INSTALLED)
 PAGES := $(shell find book _static _templates -type f -not -path '*/.*' 2>/dev/null)
+# The reference is made from the docstrings.
+MODULES := $(shell find lib/reparam -name '*.py')
 
 # Silent bars in what is stored and tested; one thread per process, so that two workers share two cores.
 export TQDM_DISABLE := 1
@@ -116,7 +119,7 @@ $(PEERS)/.installed: tests/benchmarks/requirements.txt constraints.txt pyproject
 
 # Sphinx forgets the warnings of pages that it does not read again, so a failed build must leave
 # nothing behind that would let the next one pass.
-$(BUILT): $(PAGES) _build/.pages _build/.settings
+$(BUILT): $(PAGES) $(MODULES) _build/.pages _build/.settings
 	@echo "==> building the book"
 	@$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf $(HTML) _build/.doctrees; \
 	  echo "make: the book did not build; the warnings above say where" >&2; exit 1; }

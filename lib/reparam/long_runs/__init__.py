@@ -26,7 +26,7 @@ def load(name: str, folder: Path = _FOLDER) -> dict[str, Any]:
         folder: where script and data are.
 
     Returns:
-        What the script computed: numbers, lists and dicts of them.
+        What the script computed, numbers, lists and dicts of them.
 
     Raises:
         FileNotFoundError: if there is no such run.
