@@ -19,6 +19,7 @@ def test_search_finds_a_word_of_a_chapter(visit, by_file):
     name = CHAPTERS[0].rpartition("/")[2]
     assert any(name in link for link in found), f"'gradient' leads to {found}, not to {name}"
     assert page.problems == [], f"searching left errors in the console: {page.problems}"
+    page.wait_for_load_state("networkidle")  # it fetches a summary from each page that it found
     page.locator("#search-results ul.search li a").first.click()
     page.wait_for_load_state("load")
     assert page.locator(".bd-article h1").first.is_visible()
