@@ -4,7 +4,8 @@
     from tools.browser import chromium_path
 
 Looked for in this order: $CHROMIUM; chromium-headless-shell, chromium, chromium-browser and
-google-chrome on PATH; the one that Playwright keeps. Where there is none, apt-get (as root) or else Playwright fetches one.
+google-chrome on PATH; the one that Playwright keeps. Where there is none, apt-get (as root) or else
+Playwright fetches one.
 """
 
 from __future__ import annotations
