@@ -55,8 +55,8 @@ def namespace(exercise, attempt=None, blank=False):
 
 def idle(exercise):
     """(title, namespace) of answers that implement nothing."""
-    solved, blank = namespace(exercise), namespace(exercise, blank=True)
-    functions = [name for name in exercise.names if callable(solved[name])]
+    blank = namespace(exercise, blank=True)
+    functions = [name for name in exercise.names if callable(blank[name])]
     yield "blank", blank
     for title, function in IDLE.items() if functions else ():
         yield title, {**blank, **dict.fromkeys(functions, function)}
@@ -87,16 +87,18 @@ def shape_faults(exercise, hidden):
         yield "there are fewer than two hints"
 
 
-def verify(exercise, seeds, each=lambda: None):
+def verify(exercise, seeds):
     """Faults of an exercise, a sentence each, and {wrong answer: how often it was caught}."""
     visible, hidden = (checks_of(tests) for tests in exercise.tests())
-    faults, caught = list(shape_faults(exercise, hidden)), Counter()
+    faults, caught, idles = list(shape_faults(exercise, hidden)), Counter(), list(idle(exercise))
+    answers = 1 + len(exercise.of("right", "wrong")) + len(idles)
+    bar = tqdm(total=len(seeds) * answers, desc=exercise.id, leave=False)
 
     for attempt in [None, *exercise.of("right")]:
         label = f"right: {attempt.title}" if attempt else "reference"
         answer = Answer(namespace(exercise, attempt), exercise.given)
         for seed in seeds:
-            each()
+            bar.update()
             found = [run(test, answer, seed) for test in [*hidden, *visible]]
             faults += [
                 f"{label}, seed {seed}: {o.name}: {o.message} ({o.detail})"
@@ -106,20 +108,21 @@ def verify(exercise, seeds, each=lambda: None):
     for attempt in exercise.of("wrong"):
         answer, tests = Answer(namespace(exercise, attempt), exercise.given), list(hidden)
         for seed in seeds:
-            each()
+            bar.update()
             if first_fault(tests, answer, seed):
                 caught[attempt.title] += 1
             else:
                 faults.append(f"wrong: {attempt.title}, seed {seed}: passes every hidden test")
-    for title, space in idle(exercise):
+    for title, space in idles:
         answer = Answer(space, exercise.given)
         for seed in seeds:
-            each()
+            bar.update()
             faults += [
                 f"idle: {title}, seed {seed}: {test.__name__} gives points for nothing"
                 for test in hidden
                 if run(test, answer, seed).status == "passed"
             ]
+    bar.close()
     return faults, caught
 
 
@@ -143,10 +146,8 @@ def main(arguments=None):
     for exercise in (e for cohort in options.cohorts for e in sources.load(cohort)):
         if options.ids and not {exercise.id, str(exercise.chapter)} & set(options.ids):
             continue
-        runs = options.seeds * (1 + len(exercise.of("right", "wrong")) + len(list(idle(exercise))))
         begun = time.process_time()
-        with tqdm(total=runs, desc=exercise.id, leave=False) as bar:
-            faults, caught = verify(exercise, range(options.seeds), bar.update)
+        faults, caught = verify(exercise, range(options.seeds))
         seconds = time.process_time() - begun
         cohort = f" (cohort {exercise.cohort})" if exercise.cohort else ""
         print(f"{exercise.id} {exercise.title}{cohort}: {len(faults)} faults in {options.seeds} "

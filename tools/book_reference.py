@@ -26,16 +26,12 @@ FOLDER = "book/reference"
 FIELDS = re.compile(r"^(Needs|Bias|Cost|Higher derivatives|Precision|Shapes): ")
 
 
-def modules(source: Path) -> list[str]:
-    """The modules that have a page."""
-    return sorted(path.stem for path in (source / FOLDER).glob("*.md"))
-
-
 @cache
 def targets(source: Path) -> dict[str, str]:
     """{how a public thing may be called: its full name}, without what would be ambiguous."""
     found: dict[str, set[str]] = {}
-    for module in modules(source):
+    for page in (source / FOLDER).glob("*.md"):
+        module = page.stem
         full = f"reparam.{module}"
         found.setdefault(full, set()).add(full)
         loaded = importlib.import_module(full)
@@ -61,10 +57,10 @@ def link_chapters(app: Sphinx, what, name, thing, options, lines: list[str]) -> 
     known = chapters(Path(app.srcdir))
 
     def link(match):
-        page = known.get(match[2])
+        page = known.get(match[1])
         return f":doc:`{match[0]} </{page}>`" if page else match[0]
 
-    lines[:] = [re.sub(r"\b([Cc]hapter) (\d+)\b", link, line) for line in lines]
+    lines[:] = [re.sub(r"\b[Cc]hapter (\d+)\b", link, line) for line in lines]
 
 
 def make_fields(app: Sphinx, what, name, thing, options, lines: list[str]) -> None:
@@ -86,7 +82,7 @@ class NamesLead(SphinxTransform):
         known = targets(Path(self.app.srcdir))
         for literal in list(self.document.findall(nodes.literal)):
             called = re.sub(r"\(.*\)$", "", literal.astext(), flags=re.DOTALL)
-            linked = literal.parent and any(
+            linked = any(
                 isinstance(up, nodes.reference | addnodes.pending_xref | nodes.title)
                 for up in ancestors(literal)
             )
@@ -136,13 +132,10 @@ def distributions() -> list[tuple[str, ...]]:
     """A header and a row for each distribution of PyTorch, in RST."""
     from reparam.distributions import survey
 
-    rows = []
-    for row in survey().rows:
-        reached = ", ".join(row.reached) + (" (once)" if row.second is False else "")
-        if row.missed:
-            reached += f"; not {', '.join(row.missed)}"
-        instead = ", ".join(f"`{name}`" for name in row.instead)
-        rows.append((row.name, row.values, row.path, reached or f"use {instead}"))
+    rows = [
+        (row.name, row.values, row.path, row.in_words(lambda name: f"`{name}`"))
+        for row in survey().rows
+    ]
     return [("distribution", "values", "path", "gradients reach"), *rows]
 
 

@@ -107,9 +107,8 @@ from torch.distributions import Bernoulli, Gamma, Poisson
 from reparam.exercises import points
 
 
-def own_scatter(f, make, theta, n, rng):
+def own_scatter(f, make, theta, n):
     """The standard deviation of n estimates of our own."""
-    torch.manual_seed(int(torch.randint(2**31, (), generator=rng)))
     thetas = torch.full((n,), theta, requires_grad=True)
     law = make(thetas)
     z = law.sample()
@@ -117,14 +116,14 @@ def own_scatter(f, make, theta, n, rng):
     return (f(z) * scores).std()
 
 
-def right_mean(answer, rng, f, make, theta, truth, deviation, n=60_000):
+def right_mean(answer, f, make, theta, truth, deviation, n=60_000):
     """The estimates have the right mean and the scatter of f times the score."""
     found = answer.score_gradients(f, make, theta, n)
     found = expect.tensor(found, (n,), "The estimates")
     what = "The mean of your estimates"
     expect.mean(found, truth, what, deviation=deviation)
     expect.that(
-        bool(found.std() > 0.7 * own_scatter(f, make, theta, n, rng)),
+        bool(found.std() > 0.7 * own_scatter(f, make, theta, n)),
         "Your estimates scatter less than f times the score does.",
     )
 
@@ -134,11 +133,11 @@ def test_continuous(answer, rng):
     """Laws with a density."""
     a = 1 + torch.rand((), generator=rng).item()
     right_mean(
-        answer, rng, torch.square, lambda t: Normal(t, 0.7), a, 2 * a,
+        answer, torch.square, lambda t: Normal(t, 0.7), a, 2 * a,
         deviation=(a**2 + 3) * 3.5,
     )  # fmt: skip
     right_mean(
-        answer, rng, lambda z: z, lambda t: Gamma(t, 2.0), a, 0.5, deviation=4.0
+        answer, lambda z: z, lambda t: Gamma(t, 2.0), a, 0.5, deviation=4.0
     )
 
 
@@ -148,13 +147,13 @@ def test_discrete(answer, rng):
     p = 0.3 + 0.4 * torch.rand((), generator=rng).item()
     height = 1 + torch.rand((), generator=rng).item()
     right_mean(
-        answer, rng, lambda b: height * b + 1, lambda t: Bernoulli(t), p, height,
+        answer, lambda b: height * b + 1, lambda t: Bernoulli(t), p, height,
         deviation=8.0,
     )  # fmt: skip
     rate = 3 * p
     slope = (math.exp(-rate) * (1 + rate) - 1) / rate**2
     right_mean(
-        answer, rng, lambda k: 1 / (1 + k), lambda t: Poisson(t), rate, slope,
+        answer, lambda k: 1 / (1 + k), lambda t: Poisson(t), rate, slope,
         deviation=1.0,
     )  # fmt: skip
 

@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import os
 import re
-import resource
 import secrets
 import signal
 from collections import Counter
@@ -31,6 +30,7 @@ from tqdm import tqdm
 
 from instructor import sources
 from instructor.grader import grading, report, sandbox
+from instructor.grader.limits import limit_memory
 from tools import notebooks
 
 MEMORY = 4 * 2**30  # bytes that our side of a test may take beyond what torch takes
@@ -79,10 +79,10 @@ def read(path):
     return path.read_bytes().decode("utf-8", errors="replace"), ""
 
 
-def texts_of_students(folder):
+def texts_of_students(folder, found):
     """All that each student handed in, as one text: many files are still one vote."""
     texts = {}
-    for path in submissions(folder).values():
+    for path in found.values():
         student = path.relative_to(folder).parts[0]
         texts[student] = texts.get(student, "") + read(path)[0]
     return list(texts.values())
@@ -110,11 +110,7 @@ def _begin(counter):
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     torch.set_num_threads(1)
     # An answer may send shapes that a test of ours makes large tensors of.
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    soft = now + MEMORY if hard == resource.RLIM_INFINITY else min(now + MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    limit_memory(MEMORY, for_good=False)  # the sandbox has a limit of its own
 
 
 def _grade(text, ids, cohort, seed):
@@ -315,7 +311,7 @@ def main(arguments=None):
         else:
             chapter, count = options.chapter, None
             if chapter is None:
-                texts = texts_of_students(folder)
+                texts = texts_of_students(folder, found)
                 chapter, count = chapter_of(texts)
             ids = [i for i in known if i.split(".")[0] == str(chapter)]
             why = f" (named by {count} of {len(texts)} students)" if count else ""

@@ -9,14 +9,13 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import re
-import signal
 import time
 from dataclasses import asdict, dataclass, field
 
 from instructor import sources
 from instructor.grader import sandbox
+from instructor.grader.limits import alarm
 from instructor.grader.peer import Broken, RemoteError
 from reparam.exercises._running import Outcome, about, checks_of, run
 from reparam.exercises.expect import Unanswered
@@ -84,7 +83,7 @@ class RemoteAnswer:
 class Session:
     """The sandbox of one notebook; started again when an answer has brought it down."""
 
-    def __init__(self, notebook, exercises, slot, until=math.inf):
+    def __init__(self, notebook, exercises, slot, until):
         self._notebook, self._exercises, self._slot = notebook, exercises, slot
         self._until = until
         self._stack = contextlib.ExitStack()
@@ -186,7 +185,8 @@ def _grade_one(exercise, session, seed):
             outcomes.append(_nothing(test, "failed", Broken.message))
             continue
         try:
-            with _alarm(2 * TEST_SECONDS + LOAD_SECONDS):
+            # Ends our own part of a test, where an answer made it endless.
+            with alarm(2 * TEST_SECONDS + LOAD_SECONDS, Broken("the test took too long")):
                 outcome = run(test, answer, seed_of(seed, exercise.id, test.__name__))
         except Broken as broken:
             losses += 1
@@ -253,19 +253,3 @@ def seed_of(seed, *names):
     """A seed for one test: the same for every student of a batch, unknown to all of them."""
     digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
     return int.from_bytes(digest[:6], "big")
-
-
-@contextlib.contextmanager
-def _alarm(seconds):
-    """Ends our own part of a test, where an answer made it endless."""
-
-    def ring(*_):
-        raise Broken("the test took too long")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

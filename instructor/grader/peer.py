@@ -123,6 +123,7 @@ class Peer:
         self._things.clear()
         self._numbers.clear()
         self._calls.clear()
+        self._raised_here = None, None
 
     def _ask(self, message, tensors):
         self._send(message, tensors)

@@ -123,8 +123,8 @@ def command(slot=0, cpu=CPU_SECONDS, memory=MEMORY, seccomp=None):
     # Self-checks know truths, and no answer needs them.
     words += ["--perms", "0755", "--tmpfs", "/library/reparam/exercises/checks"]
     words += ["--remount-ro", "/library/reparam/exercises/checks"]
-    words += visible(HERE / "peer.py", "/worker/peer.py")
-    words += visible(HERE / "worker.py", "/worker/worker.py")
+    for name in ("limits.py", "peer.py", "worker.py"):
+        words += visible(HERE / name, f"/worker/{name}")
     variables = {
         "PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONPATH": "/library",
         "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg",

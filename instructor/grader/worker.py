@@ -11,7 +11,6 @@ import linecache
 import os
 import re
 import resource
-import signal
 import sys
 import time
 
@@ -25,14 +24,8 @@ if __name__ == "__main__":
 import torch
 
 sys.path.insert(0, os.path.dirname(__file__))
+from limits import alarm, limit, limit_memory
 from peer import Peer
-
-
-def limit(name, value):
-    """Lower a limit for good; where the machine's own is lower, it stays."""
-    hard = resource.getrlimit(name)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(name, (value, value))
 
 
 class Worker:
@@ -105,7 +98,7 @@ class Worker:
         begun = time.monotonic()
         try:
             code = compile(ast.Module([node], []), name, "exec")
-            with contextlib.redirect_stdout(None), alarm(seconds):
+            with contextlib.redirect_stdout(None), alarm(seconds, TookTooLong(seconds)):
                 exec(code, self.space)
             return True
         except BaseException as error:
@@ -125,18 +118,8 @@ PASSED_OVER = ("check", "require", "get_ipython")  # what is called there is no 
 class TookTooLong(BaseException):
     """A statement was ended, whatever exceptions it catches itself."""
 
-
-@contextlib.contextmanager
-def alarm(seconds):
-    def ring(*_):
-        raise TookTooLong(f"a statement took longer than {seconds:.0f} s and was left out")
-
-    signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    def __init__(self, seconds):
+        super().__init__(f"a statement took longer than {seconds:.0f} s and was left out")
 
 
 def cells(notebook):
@@ -205,9 +188,7 @@ class Served(Peer):
 
 def main():
     cpu, memory = int(sys.argv[1]), int(sys.argv[2])
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    limit(resource.RLIMIT_AS, now + memory)
+    limit_memory(memory)
     limit(resource.RLIMIT_CPU, cpu)
     limit(resource.RLIMIT_FSIZE, 16 * 2**20)
     limit(resource.RLIMIT_NPROC, 64)

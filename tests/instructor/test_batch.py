@@ -198,7 +198,8 @@ def test_many_files_are_one_vote(tmp_path):
         (tmp_path / "eve").mkdir(exist_ok=True)
         (tmp_path / "eve" / f"{number}.ipynb").write_text('"Exercise 7.1"')
         (tmp_path / f"{number}.ipynb").write_text('"Exercise 3.2"')
-    assert batch.chapter_of(batch.texts_of_students(tmp_path)) == (3, 5)
+    texts = batch.texts_of_students(tmp_path, batch.submissions(tmp_path))
+    assert batch.chapter_of(texts) == (3, 5)
 
 
 def test_exercises_that_ask_for_one_name_are_not_graded_together(tmp_path, capsys):

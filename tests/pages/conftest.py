@@ -145,6 +145,10 @@ def show(page, width=1280, theme="light"):
     page.evaluate("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
 
 
+def open_folds(page):
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+
+
 def settle(page):
     """Wait until the math is set, the fonts are there and every embedded output has started."""
     page.wait_for_load_state("load")

@@ -2,11 +2,9 @@
 
 import re
 
-from .conftest import CHAPTERS, EVERY_PAGE, PAGES, look_at, show, violations
+from .conftest import CHAPTERS, EVERY_PAGE, PAGES, look_at, open_folds, show, violations
 
 COLOR_RULES = ["color-contrast", "link-in-text-block"]
-
-
 SHEETS = [page for page in PAGES if page.startswith("book/exercises/")]
 
 
@@ -14,7 +12,7 @@ SHEETS = [page for page in PAGES if page.startswith("book/exercises/")]
 def test_axe_finds_nothing(page):
     """All rules; the colors of code and formulas, which all pages share, on one chapter."""
     show(page)
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    open_folds(page)
     found = violations(page, tokens=page.name == CHAPTERS[0])
     assert found == [], f"{page.name}: " + "\n".join(found)
 
@@ -23,7 +21,7 @@ def test_axe_finds_nothing(page):
 def test_axe_finds_nothing_in_the_dark(page):
     """Only colors can differ there; those of one sheet of exercises are those of all."""
     show(page, theme="dark")
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    open_folds(page)
     found = violations(page, COLOR_RULES, tokens=page.name == CHAPTERS[0])
     assert found == [], f"{page.name}: " + "\n".join(found)
 

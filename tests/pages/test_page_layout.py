@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from .conftest import CHAPTERS, EVERY_PAGE, PAGES, look_at, show
+from .conftest import CHAPTERS, EVERY_PAGE, PAGES, look_at, open_folds, show
 
 DARK_PAGE = (0x12, 0x12, 0x12)
 
@@ -14,7 +14,7 @@ DARK_PAGE = (0x12, 0x12, 0x12)
 @pytest.mark.parametrize("width", [320, 360])
 @look_at(EVERY_PAGE)
 def test_no_sideways_scroll(page, width):
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    open_folds(page)
     show(page, width=width)
     wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     culprits = page.evaluate(

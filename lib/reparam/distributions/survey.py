@@ -6,7 +6,7 @@ import itertools
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,20 @@ class Row:
     instead: tuple[str, ...] = ()
     problem: str = ""
 
+    def in_words(self, named: Callable[[str], str] = str) -> str:
+        """Which parameters gradients reach, or what to use instead, its names as `named` has them.
+
+        Used in chapter 5 and in the reference.
+        """
+        words = ", ".join(self.reached)
+        if self.missed:
+            words += f"; not {', '.join(self.missed)}"
+        if self.second is False:
+            words += " (once)"
+        if self.instead:
+            words = "use " + ", ".join(map(named, self.instead))
+        return "; ".join(filter(None, [words, self.problem]))
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -70,14 +84,7 @@ class Survey:
 
     def _cells(self) -> Iterator[tuple[str, ...]]:
         for row in self.rows:
-            last = ", ".join(row.reached)
-            if row.missed:
-                last += f"; not {', '.join(row.missed)}"
-            if row.second is False:
-                last += " (once)"
-            if row.instead:
-                last = "use " + ", ".join(name.rpartition(".")[2] for name in row.instead)
-            last = "; ".join(filter(None, [last, row.problem]))
+            last = row.in_words(lambda name: name.rpartition(".")[2])
             yield row.name, row.values, row.path, row.source, last
 
     def __str__(self) -> str:
