@@ -48,7 +48,7 @@ class TruncatedNormal(Distribution):
     >>> loc = torch.tensor(0.0, requires_grad=True)
     >>> q = TruncatedNormal(loc, 1.0, low=40.0, high=math.inf)
     >>> z = q.rsample((1000,))
-    >>> bool((z > 40).all() and (z < 41).all())
+    >>> bool((z >= 40).all() and (z < 41).all())
     True
     >>> q.mean
     tensor(40.0250, grad_fn=<AddBackward0>)

@@ -412,7 +412,9 @@ class NVIL(Learned):
     >>> from torch.distributions import Bernoulli
     >>> nvil = NVIL(torch.nn.Linear(2, 1))
     >>> x, logits = torch.ones(3, 2), torch.zeros(3, requires_grad=True)
-    >>> ScoreFunction(nvil.at(x))(lambda b: 100 * b, Bernoulli(logits=logits)).sum().backward()
+    >>> payoff = torch.tensor([100.0, 200.0, 300.0])
+    >>> f = lambda b: payoff * (1 + b)
+    >>> ScoreFunction(nvil.at(x))(f, Bernoulli(logits=logits)).sum().backward()
     >>> bool(nvil.scale() > 1)  # from the next call on
     True
     """
