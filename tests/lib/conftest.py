@@ -1,17 +1,7 @@
-"""Every test of the library starts from a seed of its own and leaves no trace in torch."""
-
-import zlib
+"""Devices, and torch's own checks switched on for each test of the library."""
 
 import pytest
-import torch
 from torch.distributions import Distribution
-
-
-@pytest.fixture(autouse=True)
-def _seeded(request):
-    with torch.random.fork_rng():
-        torch.manual_seed(zlib.crc32(request.node.name.encode()))
-        yield
 
 
 @pytest.fixture(autouse=True)
