@@ -124,11 +124,13 @@ def importance_weighted_bound(
     normalized weights `v_k = w_k / Σ_j w_j`, the posterior's parameters get one of these gradients:
 
     - `"pathwise"`: the derivative of `L` along the paths and by the parameters of `log q`.
-      Unbiased; its signal-to-noise ratio falls like `1/√K`. Higher derivatives are right.
+      Unbiased; its signal-to-noise ratio falls like `1/√K`, if the weights have enough moments.
+      Higher derivatives are right.
     - `"stl"`: `Σ v_k` times the path derivative of `log w_k`. For K > 1 it is *biased*: there the
       part that is left out has a mean.
     - `"dreg"`, doubly reparameterized: `Σ v_k²` times the path derivative of `log w_k`. Unbiased;
-      its signal-to-noise ratio grows like `√K`.
+      its signal-to-noise ratio grows like `√K`, if they have; it falls, too, where the posterior
+      is too narrow for that (chapter 8 shows both).
     - `"score"`: `Σ (L - baseline - v_k + 1/K) ∇ log q(z_k)`, the baseline one that `ScoreFunction`
       takes, or None. Unbiased.
     - `"nvil"`: the same with `NVIL(network).at(x)`, and of the length that it gives (see `elbo`).
@@ -144,7 +146,7 @@ def importance_weighted_bound(
         TypeError, ValueError: as `elbo` does; and if `"vimco"` gets one sample, or `"score"` the
             `LeaveOneOut` baseline, which `"vimco"` is the form of here.
 
-    Used in chapter 7. Sources: Burda et al. (2016), https://arxiv.org/abs/1509.00519;
+    Used in chapters 7 and 8. Sources: Burda et al. (2016), https://arxiv.org/abs/1509.00519;
     `"dreg"`, and the bias of `"stl"`: Tucker et al. (2019), https://arxiv.org/abs/1810.04152;
     `"vimco"`: Mnih and Rezende (2016), https://arxiv.org/abs/1602.06725; `"disarm"`: Dong et al.
     (2020), section 4, https://arxiv.org/abs/2006.10680; the ratios: Rainforth et al. (2018),

@@ -16,7 +16,7 @@ import torch
 from reparam.quiz import check, quiz, vote
 
 KINDS = {"choice", "number", "predict-output", "repair-line"}
-CHAPTERS = [1, 2, 3, 4, 5, 6, 7]
+CHAPTERS = [1, 2, 3, 4, 5, 6, 7, 8]
 ITEMS = [item for chapter in CHAPTERS for item in quiz(chapter).items]
 OPTIONS = [(item, option) for item in ITEMS for option in item["options"]]
 
@@ -184,7 +184,7 @@ def test_check_refuses_with_what_there_is(question, answer, message):
 def test_an_unknown_chapter_is_refused_with_those_that_exist(function, chapter):
     with pytest.raises(
         ValueError,
-        match=r"there is no quiz for chapter .*; there are quizzes for 1, 2, 3, 4, 5, 6 and 7",
+        match=r"there is no quiz for chapter .*; there are quizzes for 1, 2, 3, 4, 5, 6, 7 and 8",
     ):
         function(chapter)
 
