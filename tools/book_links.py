@@ -6,6 +6,8 @@ be dead without a network; here it becomes the link between the two pages. A lin
 not there is a warning, and warnings fail the build.
 """
 
+import html
+
 import repoint
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -17,7 +19,8 @@ logger = logging.getLogger(__name__)
 def link_pages(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     prefix = repoint.file_url(*repoint.setting(app.srcdir))
     for node in doctree.findall(nodes.reference):
-        path, mark, anchor = node.get("refuri", "").partition("#")
+        # MyST escapes an address that the writer escapes again: "&" between an explorer's settings.
+        path, mark, anchor = html.unescape(node.get("refuri", "")).partition("#")
         if not path.startswith(prefix):
             continue
         name, _, kind = path.removeprefix(prefix).rpartition(".")

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from reparam.quiz import check, quiz, vote
+from reparam.quiz import check, on_paper, quiz, vote
 
 KINDS = {"choice", "number", "predict-output", "repair-line"}
 CHAPTERS = [1, 2, 3, 4, 5, 6, 7, 8]
-ITEMS = [item for chapter in CHAPTERS for item in quiz(chapter).items]
+QUIZZES = [*CHAPTERS, "concept"]
+ITEMS = [item for chapter in QUIZZES for item in quiz(chapter).items]
 OPTIONS = [(item, option) for item in ITEMS for option in item["options"]]
 
 
@@ -107,6 +108,14 @@ def test_a_chapter_mixes_kinds_positions_and_has_one_vote(chapter):
     assert sum("vote" in item for item in items) == 1
 
 
+def test_the_concept_test_has_eight_items_that_mix_kinds_and_positions():
+    items = quiz("concept").items
+    assert [item["id"] for item in items] == [f"C.{n + 1}" for n in range(8)]
+    assert len({item["kind"] for item in items}) >= 3
+    lettered = [item for item in items if item["kind"] != "number"]
+    assert len({next(i for i, o in enumerate(x["options"]) if o["correct"]) for x in lettered}) == 3
+
+
 # --- the claims ------------------------------------------------------------------------------
 
 
@@ -180,11 +189,11 @@ def test_check_refuses_with_what_there_is(question, answer, message):
 
 
 @pytest.mark.parametrize("chapter", [0, 99, "1", None, True, 1.5, [1]])
-@pytest.mark.parametrize("function", [quiz, vote])
+@pytest.mark.parametrize("function", [quiz, vote, on_paper])
 def test_an_unknown_chapter_is_refused_with_those_that_exist(function, chapter):
     with pytest.raises(
         ValueError,
-        match=r"there is no quiz for chapter .*; there are quizzes for 1, 2, 3, 4, 5, 6, 7 and 8",
+        match=r"there is no quiz for chapter .*; there are quizzes for 1, 2, .*, 8 and 'concept'",
     ):
         function(chapter)
 
@@ -196,6 +205,23 @@ def test_the_vote_shows_the_question_and_what_to_expect(chapter):
     assert item["id"] in text and " ".join(item["prompt"].split()) in text
     assert text.count("<- right") == 1
     assert text.endswith(" ".join(item["vote"].split()))
+
+
+def test_the_concept_test_is_no_vote():
+    with pytest.raises(ValueError, match="the concept test has no vote"):
+        vote("concept")
+
+
+@pytest.mark.parametrize("chapter", QUIZZES)
+def test_on_paper_asks_everything_and_answers_nothing(chapter):
+    text = " ".join(on_paper(chapter).split())
+    for item in quiz(chapter).items:
+        assert " ".join(item["prompt"].split()) in text
+        assert " ".join(item.get("code", "").split()) in text
+        for option in item["options"]:
+            assert item["kind"] == "number" or option["text"] in text
+            assert " ".join(option["why"].split()) not in text
+    assert "right" not in re.findall(r"<- (\w+)", text)
 
 
 # --- the page --------------------------------------------------------------------------------
@@ -217,7 +243,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@pytest.mark.parametrize("chapter", QUIZZES)
 def test_the_html_is_whole_stable_and_carries_a_fold_for_every_answer(chapter):
     page = quiz(chapter)._repr_html_()
     assert page == quiz(chapter)._repr_html_(), "nbval compares it"

@@ -52,6 +52,8 @@ def fault(page, link):
     target = page if not path else (page.parent / unquote(path.partition("?")[0])).resolve()
     if not target.is_file():
         return f"{link}: there is no such file in the built book"
+    if ":" in anchor:
+        return None  # an explorer's state, which test_lecturing.py opens
     if anchor and target.suffix == ".html" and unquote(anchor) not in read(target).anchors:
         return f"{link}: {target.name} has no anchor #{anchor}"
     return None

@@ -1,8 +1,9 @@
 """The quizzes of the chapters: `quiz(1)` shows one, `check("1.3", "b")` answers in text.
 
-The questions are data, one file per chapter in `items/`. What an option says is printed is
-printed: `tests/lib/test_quiz.py` runs the code that each item carries. There is no score; every
-answer, right or wrong, is met with an explanation.
+`quiz("concept")` is the concept test, eight questions across the chapters, and `on_paper` gives
+the questions of any quiz without the answers. The questions are data, one file per quiz in
+`items/`. What an option says is printed is printed: `tests/lib/test_quiz.py` runs the code that
+each item carries. There is no score; every answer, right or wrong, is met with an explanation.
 """
 
 import functools
@@ -15,9 +16,10 @@ from importlib.resources import files
 
 from reparam._embed import embed
 
-__all__ = ["Quiz", "check", "quiz", "vote"]
+__all__ = ["Quiz", "check", "on_paper", "quiz", "vote"]
 
 _ITEMS = files(__package__) / "items"
+_CONCEPT = "concept"
 
 
 class Quiz:
@@ -31,7 +33,8 @@ class Quiz:
         self.items = _load(chapter)
 
     def __repr__(self):
-        return f"<Quiz of chapter {self.chapter}: {_span(self.items)}>"
+        of = "the concept test" if self.chapter == _CONCEPT else f"chapter {self.chapter}"
+        return f"<Quiz of {of}: {_span(self.items)}>"
 
     def _repr_html_(self):
         state = {"chapter": self.chapter, "items": [_for_page(item) for item in self.items]}
@@ -42,13 +45,15 @@ def quiz(chapter):
     """The quiz of a chapter, to be shown as the last line of a notebook cell.
 
     Parameters:
-        chapter: the chapter's number, an integer.
+        chapter: the chapter's number, an integer; or `"concept"`, the concept test.
 
     Raises:
         ValueError: if that chapter has no quiz; the message lists those that have one.
 
     >>> quiz(1)
     <Quiz of chapter 1: questions 1.1 to 1.6>
+    >>> quiz("concept")
+    <Quiz of the concept test: questions C.1 to C.8>
     """
     return Quiz(chapter)
 
@@ -103,24 +108,52 @@ def vote(chapter):
     Vote on question 2.2
     ...
     """
-    item = next(item for item in _load(chapter) if "vote" in item)
-    lines = [f"Vote on question {item['id']}", "", textwrap.fill(item["prompt"], 88), ""]
-    lines += [f"    {line}" for line in item.get("code", "").splitlines()]
-    lines.append("")
-    for letter, option in zip(_letters(item), item["options"], strict=True):
-        lines.append(f"{letter}) {option['text']}" + ("   <- right" * option["correct"]))
-    return "\n".join([*lines, "", textwrap.fill(item["vote"], 88)])
+    item = next((item for item in _load(chapter) if "vote" in item), None)
+    if item is None:
+        raise ValueError("the concept test has no vote; each chapter has one")
+    title = f"Vote on question {item['id']}"
+    return "\n\n".join([title, _as_text(item, key="   <- right"), textwrap.fill(item["vote"], 88)])
+
+
+def on_paper(chapter):
+    """The questions of a quiz as text, without the answers, to be handed out on paper.
+
+    Parameters:
+        chapter: as for `quiz`, any chapter's number or `"concept"`.
+
+    Raises:
+        ValueError: if there is no such quiz.
+
+    >>> print(on_paper("concept"))  # doctest: +ELLIPSIS
+    C.1
+    ...
+    """
+    return "\n\n".join(f"{item['id']}\n\n{_as_text(item)}" for item in _load(chapter))
+
+
+def _as_text(item, key=""):
+    """A question and its options, `key` behind the right one."""
+    parts = [textwrap.fill(item["prompt"], 88)]
+    if "code" in item:
+        parts.append("\n".join(f"    {line}" for line in item["code"].splitlines()))
+    if item["kind"] == "number":
+        parts.append("Your number: ________")
+    else:
+        options = zip(_letters(item), item["options"], strict=True)
+        parts.append("\n".join(f"{x}) {o['text']}" + key * o["correct"] for x, o in options))
+    return "\n\n".join(parts)
 
 
 @functools.cache
 def _chapters():
-    names = [file.name for file in _ITEMS.iterdir()]
-    return sorted(int(name.removesuffix(".toml")) for name in names if name.endswith(".toml"))
+    """What there is a quiz for: the numbers of chapters, then the concept test."""
+    names = [file.name.removesuffix(".toml") for file in _ITEMS.iterdir()]
+    return [*sorted(int(name) for name in names if name.isdecimal()), _CONCEPT]
 
 
 def _load(chapter):
-    if type(chapter) is not int or chapter not in _chapters():
-        known = _listed(str(n) for n in _chapters())
+    if type(chapter) not in (int, str) or chapter not in _chapters():
+        known = _listed(repr(n) for n in _chapters())
         raise ValueError(f"there is no quiz for chapter {chapter!r}; there are quizzes for {known}")
     return _read(chapter)
 

@@ -1,0 +1,104 @@
+"""The glossary against the chapters: a term is defined in the chapter in which it first occurs.
+
+What counts as an occurrence is the term in the Markdown of a chapter, singular or plural, before
+its references; capitals matter where the term has some.
+"""
+
+import functools
+import re
+
+import pytest
+
+from tools import notebooks
+
+CHAPTERS = [path for path in notebooks.notebook_paths() if path.parent.name == "book"]
+GLOSSARY = (notebooks.ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
+ENTRIES = re.findall(r"(?m)^\*\*.*$", GLOSSARY)
+
+# (term, chapter): uses before the definition, known and not yet mended in the chapter.
+EARLY = {
+    ("control variate", 3),
+    ("matrix determinant lemma", 4),
+    ("reparameterizable", 3),
+}
+
+
+def names(entry):
+    return re.findall(r"\*\*(.+?)\*\*", entry)
+
+
+def name(entry):
+    return names(entry)[0]
+
+
+def home(entry):
+    """The chapter that an entry names first; None if it names none."""
+    found = re.search(r"\[Chapter (\d)\]", entry)
+    return int(found[1]) if found else None
+
+
+def order(entry):
+    """Letters and digits of an entry's name, β as b."""
+    return re.sub(r"[\W_]", "", name(entry).lower().replace("β", "beta"))
+
+
+@functools.cache
+def prose(number):
+    """The Markdown of a chapter up to its references, without the marks of emphasis."""
+    cells = notebooks.read(CHAPTERS[number - 1]).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return text.partition("\n## References")[0].replace("*", "")
+
+
+def occurs(term, text):
+    words = re.escape(term).replace(r"\ ", r"[\s-]+")
+    flags = 0 if re.search("[A-Z]", term) else re.IGNORECASE
+    return re.search(rf"(?<![\w-]){words}(?:e?s)?(?!\w)", text, flags) is not None
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=name)
+def test_an_entry_says_something_and_leads_somewhere(entry):
+    text = re.sub(r"\[[^]]*\]\([^)]*\)|\*\*", "", entry)
+    assert 30 < len(text) < 420, "one or two sentences"
+    assert re.search(r"\]\(https://", entry), "an entry leads to what defines it"
+
+
+def test_the_entries_are_sorted_and_stand_under_their_letters():
+    assert sorted(ENTRIES, key=order) == ENTRIES
+    for part in re.split(r"(?m)^## ", GLOSSARY)[1:]:
+        letter = part[0].lower()
+        assert {order(entry)[0] for entry in re.findall(r"(?m)^\*\*.*$", part)} == {letter}
+
+
+def test_no_term_has_two_entries():
+    every = [term for entry in ENTRIES for term in names(entry)]
+    assert len(every) == len(set(every))
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if home(e)], ids=name)
+def test_the_chapter_that_an_entry_names_has_the_term(entry):
+    text = notebooks.read(CHAPTERS[home(entry) - 1])
+    everything = "\n".join(cell.source for cell in text.cells).replace("*", "")
+    assert any(occurs(term, everything) for term in names(entry))
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=name)
+def test_no_chapter_uses_a_term_before_it_is_defined(entry):
+    early = {
+        (term, number)
+        for term in names(entry)
+        for number in range(1, home(entry) or len(CHAPTERS) + 1)
+        if occurs(term, prose(number))
+    }
+    expected = {(term, number) for term, number in EARLY if term in names(entry)}
+    assert early == expected, (
+        "define the term there, write another word, or let the entry name that chapter first; "
+        "if the term no longer occurs early, take it out of EARLY"
+    )
+
+
+def test_a_use_before_the_definition_is_noticed():
+    assert occurs("control variate", "It can be a *control variates* by luck.".replace("*", ""))
+    assert occurs("variance × time", "the\nvariance × time of it")
+    assert not occurs("law", "lawn") and not occurs("score", "underscore")
+    assert not occurs("RELAX", "relax")
