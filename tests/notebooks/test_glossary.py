@@ -15,13 +15,6 @@ CHAPTERS = [path for path in notebooks.notebook_paths() if path.parent.name == "
 GLOSSARY = (notebooks.ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
 ENTRIES = re.findall(r"(?m)^\*\*.*$", GLOSSARY)
 
-# (term, chapter): uses before the definition, known and not yet mended in the chapter.
-EARLY = {
-    ("control variate", 3),
-    ("matrix determinant lemma", 4),
-    ("reparameterizable", 3),
-}
-
 
 def names(entry):
     return re.findall(r"\*\*(.+?)\*\*", entry)
@@ -90,10 +83,8 @@ def test_no_chapter_uses_a_term_before_it_is_defined(entry):
         for number in range(1, home(entry) or len(CHAPTERS) + 1)
         if occurs(term, prose(number))
     }
-    expected = {(term, number) for term, number in EARLY if term in names(entry)}
-    assert early == expected, (
-        "define the term there, write another word, or let the entry name that chapter first; "
-        "if the term no longer occurs early, take it out of EARLY"
+    assert not early, (
+        "define the term there, or write another word, or let the entry name that chapter"
     )
 
 
