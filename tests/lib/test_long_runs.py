@@ -1,5 +1,6 @@
 """Stored results: untouched, made by the script beside them, and made again when run."""
 
+import base64
 import copy
 import json
 import math
@@ -14,6 +15,7 @@ import scipy.stats
 import torch
 
 from reparam import long_runs
+from reparam.data import load_digits
 from reparam.long_runs import (
     blocked_encoder,
     estimators_in_a_vae,
@@ -22,6 +24,7 @@ from reparam.long_runs import (
     flows_on_digits,
     flows_on_energies,
     implicit_gradients,
+    latent_plane,
     load,
     vae_seeds,
     write,
@@ -585,3 +588,44 @@ def test_a_short_measurement_of_the_accuracy_agrees(name, parameter):
         assert fresh["largest"] == pytest.approx(stored["largest"], rel=1e-3)
     else:  # rounding, which differs between processors
         assert fresh["largest"] < 10 * stored["largest"]
+
+
+# Chapter 8: the latent plane
+
+
+def test_the_rounded_weights_are_those_trained_to_8_bits():
+    data = load("latent_plane")
+    trained, rounded = latent_plane.as_trained(data), latent_plane.as_rounded(data)
+    assert {key: latent_plane.packed(trained)[key] for key in ("scales", "weights", "trained")} == {
+        key: data[key] for key in ("scales", "weights", "trained")
+    }
+    pairs = zip(trained.parameters(), rounded.parameters(), data["scales"], strict=True)
+    for weights, coarse, scale in pairs:
+        assert (weights - coarse).abs().max() < 0.52 * scale  # the scale itself has four digits
+    cost = latent_plane.largest_difference(trained, rounded)
+    assert cost == pytest.approx(data["largest_difference"], abs=1e-5)
+    assert 0 < cost < 0.1
+    elbo = data["test_elbo"]
+    assert abs(elbo["as trained"] - elbo["as rounded"]) < 0.05  # nats
+
+
+def test_the_plane_has_some_digits_of_each_class_and_one_posterior():
+    data = load("latent_plane")
+    labels = "".join(str(c) * latent_plane.MARKED for c in range(10))
+    assert data["labels"] == labels
+    codes = np.frombuffer(base64.b64decode(data["codes"]), "i1")
+    assert codes.shape == (2 * len(labels),) and abs(codes).max() < 127
+    digits = load_digits()
+    assert data["shown"]["label"] == digits.test_labels[latent_plane.SHOWN]
+    assert [float(p) for p in data["shown"]["x"]] == digits.test[latent_plane.SHOWN].tolist()
+    assert 0 < min(data["shown"]["sigma"]) < max(data["shown"]["sigma"]) < 1
+
+
+def test_a_short_run_of_the_latent_plane_agrees():
+    """Ten epochs with another seed; training on ends nats higher, two dimensions or not."""
+    data = load("latent_plane")
+    fresh = latent_plane.held_out_elbo(latent_plane.train_vae(20, latent_plane.SHORT_EPOCHS))
+    stored = data["short_test_elbo"]
+    assert len(stored) == len(latent_plane.SHORT_SEEDS) >= 4
+    assert abs(fresh - statistics.mean(stored)) < 1.5
+    assert data["test_elbo"]["as trained"] > max(stored) + 2

@@ -10,6 +10,7 @@ from reparam.explorers import (
     chooser,
     decision_table,
     fresh_or_frozen,
+    latent_plane,
     mu_sigma_epsilon,
     raw_to_sigma,
     simplex,
@@ -30,6 +31,7 @@ EXPLORERS = {
     "simplex": simplex,
     "transport": transport,
     "warped_grid": warped_grid,
+    "latent_plane": latent_plane,
 }
 PICTURES = [name for name in EXPLORERS if name != "chooser"]  # which is a table
 DRAGGED = {
@@ -37,6 +39,7 @@ DRAGGED = {
     "simplex": "Temperature τ",
     "transport": "Parameter θ",
     "warped_grid": "w·u or β",
+    "latent_plane": "σ ÷ the encoder’s σ",
 }  # elsewhere: Mean μ
 MU_HANDLES = ["fresh_or_frozen", "mu_sigma_epsilon"]
 GUESS = {
@@ -48,6 +51,7 @@ GUESS = {
     "simplex": "a few, near the borders",
     "transport": "The largest z",
     "warped_grid": "Below −1",
+    "latent_plane": "nine: each keeps its ε",
 }
 # A state in which everything is on show.
 ALL = {
@@ -60,6 +64,7 @@ ALL = {
     "simplex": "#simplex:guess=none&seen=yes&logtau=-0.5",
     "transport": "#transport:guess=largest&seen=yes&theta=2",
     "warped_grid": "#warped-grid:guess=one&seen=yes&pull=-1.8",
+    "latent_plane": "#latent-plane:guess=nine&seen=yes&s=1.5",
 }
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
 ARROWS = "#mu-sigma-epsilon:guess=most&seen=yes&sigma=2&part=arrows&wrt=mu"
@@ -596,6 +601,13 @@ def test_every_width(opened, name, width):
     corners += [f"#warped-grid:guess=zero&seen=yes&layer={layer}&pull={s}&across={a}&safe={safe}"
                 for layer in ("planar", "radial") for s in (-2.5, 1.5) for a in (-0.8, 0.8)
                 for safe in ("no", "yes")]  # fmt: skip
+    corners += [
+        f"#latent-plane:guess=few&seen=yes&s={s}&mu1={mu1}&mu2={mu2}"
+        for s in (0, 0.3, 3)
+        for mu1 in (-2.5, 2.5)
+        for mu2 in (-2.5, 2.5)
+    ]
+    corners += ["#latent-plane:guess=one&s=0.5"]
     for hash in ("", ARROWS, ALL[name], *corners):
         if hash.partition(":")[0] not in ("", f"#{name.replace('_', '-')}"):
             continue

@@ -19,6 +19,7 @@ from reparam.explorers import (
     Explorer,
     chooser,
     fresh_or_frozen,
+    latent_plane,
     mu_sigma_epsilon,
     raw_to_sigma,
     simplex,
@@ -37,6 +38,7 @@ EXPLORERS = (
     transport,
     simplex,
     warped_grid,
+    latent_plane,
 )
 
 
