@@ -147,6 +147,11 @@ def test_the_goal_starts_unreached_and_wants_mu_moved():
     assert not any(views(seen, [(s / 10, mu1, mu2) for s in range(31)])), "σ alone is not enough"
     done = views(seen, [(1.0, mu1 - 0.2, mu2 + 0.2), (0.0, mu1 - 0.2, mu2 + 0.2)])
     assert done == [True, False]
+    # What is shown, to a tenth of a nat, is what is compared.
+    near = [(1.0, mu1 - 0.01 * i, mu2 + 0.01 * i) for i in range(21)]
+    shown = views("[Number(view.elbo.toFixed(1)), view.encoder.elbo + 0.5]", near)
+    reached = [elbo >= round(goal, 1) for elbo, goal in shown]
+    assert views(seen, near) == reached and 0 < sum(reached) < 21
 
 
 def test_nothing_gives_the_answer_away_before_it_is_seen():
