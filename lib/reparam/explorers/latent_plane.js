@@ -158,7 +158,7 @@ const spec = {
   goal: (view) => view.seen && {
     text: `Beat the encoder: an ELBO of ${nats(aim(view) / 10)} nats or more.`,
     done: 10 * view.elbo + 0.5 >= aim(view),
-    found: "One network serves all images; a posterior of x alone does better, by the amortization gap.",
+    found: "One network serves all images; a posterior for x alone gains the amortization gap.",
   },
   story: (view) => view.seen
     ? `<p><b>What was to be found.</b> ${view.state.claim} Small σ costs KL, without bound; large σ loses x.</p>` +
