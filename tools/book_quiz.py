@@ -38,13 +38,14 @@ class Vote(SphinxDirective):
         is_code = item["kind"] == "predict-output" or "result" in item["options"][0]
         title = nodes.strong("", f"Vote on {item['id']}. ")
         question = nodes.paragraph("", "", title, *prose(item["prompt"]))
-        code = nodes.literal_block(item["code"], item["code"], language="python")
+        texts = [item["code"]] if "code" in item else []
+        code = [nodes.literal_block(text, text, language="python") for text in texts]
         options = nodes.enumerated_list(enumtype="loweralpha", suffix=")", prefix="")
         for option in item["options"]:
             text = f"`{option['text']}`" if is_code else option["text"]
             options += nodes.list_item("", nodes.paragraph("", "", *prose(text)))
         right = f"Right is {'abc'[key]}. {item['vote']}"
-        return [question, code, options, nodes.paragraph("", "", *prose(right))]
+        return [question, *code, options, nodes.paragraph("", "", *prose(right))]
 
 
 def named(argument: str) -> int | str:

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -15,11 +15,12 @@ from torch.distributions import (
     Categorical,
     Distribution,
     Independent,
+    MultivariateNormal,
     Normal,
     OneHotCategorical,
     kl_divergence,
 )
-from tqdm.auto import trange
+from tqdm.auto import tqdm, trange
 
 from reparam._checks import check_alike, check_count, check_flag, check_float
 from reparam.estimators import Enumeration, Learned, Pathwise, ScoreFunction
@@ -35,6 +36,8 @@ from reparam.flows import (
     SplineFlow,
     SylvesterFlow,
 )
+from reparam.gaussian import cholesky_factor
+from reparam.objectives import importance_weighted_bound
 from reparam.relaxed import straight_through
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "CategoricalEncoder",
     "FlowEncoder",
     "FlowVAE",
+    "FullCovarianceEncoder",
     "GaussianEncoder",
     "HeldOut",
     "History",
@@ -56,7 +60,9 @@ __all__ = [
     "discrete_digits_vae",
     "evaluate",
     "flow_digits_vae",
+    "full_covariance_digits_vae",
     "hybrid_digits_vae",
+    "log_likelihood",
     "quantized_digits_vae",
     "train",
 ]
@@ -108,6 +114,50 @@ class GaussianEncoder(nn.Module):
     def _gaussian(self, h: Tensor) -> Independent:
         sigma = torch.exp(_head(self.log_var, h) / 2)
         return Independent(Normal(_head(self.mu, h), sigma, validate_args=False), 1)
+
+
+class FullCovarianceEncoder(nn.Module):
+    """Map images to Gaussian posteriors `q(z|x) = N(mu(x), L(x) L(x)ᵀ)` of any covariance.
+
+    Args:
+        input_dim: pixels per image.
+        hidden_dim: width of the one hidden layer.
+        latent_dim: D, the length of z.
+
+    Calling it with `x`, shape `[..., input_dim]`, returns a `MultivariateNormal` of batch shape
+    `[...]` and event shape `[D]`; `L` is the `cholesky_factor` of D (D + 1) / 2 outputs, near the
+    identity at the start. Its `prior` is the standard Gaussian.
+
+    Raises:
+        TypeError, ValueError: as `GaussianEncoder`.
+
+    Derived in chapter 2, compared in chapter 8.
+
+    >>> posterior = FullCovarianceEncoder(64, 128, 8)(torch.zeros(5, 64))
+    >>> posterior.batch_shape, posterior.scale_tril.shape
+    (torch.Size([5]), torch.Size([5, 8, 8]))
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, latent_dim: int):
+        super().__init__()
+        _check_sizes(input_dim=input_dim, hidden_dim=hidden_dim, latent_dim=latent_dim)
+        self.latent_dim = latent_dim
+        self.hidden = nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU())
+        self.mu = nn.Linear(hidden_dim, latent_dim)
+        self.factor = nn.Linear(hidden_dim, latent_dim * (latent_dim + 1) // 2)
+        nn.init.normal_(self.factor.weight, std=0.01)  # start near the identity
+        nn.init.zeros_(self.factor.bias)
+
+    def forward(self, x: Tensor) -> MultivariateNormal:
+        _check_input("x", x, self.hidden[0])
+        h = self.hidden(x)
+        L = cholesky_factor(_head(self.factor, h))
+        return MultivariateNormal(_head(self.mu, h), scale_tril=L, validate_args=False)
+
+    @property
+    def prior(self) -> MultivariateNormal:
+        one = torch.eye(self.latent_dim).to(self.mu.weight)
+        return MultivariateNormal(one.new_zeros(self.latent_dim), scale_tril=one)
 
 
 class FlowEncoder(GaussianEncoder):
@@ -346,6 +396,35 @@ class VAE(nn.Module):
         reconstruction, kl = self.terms(x, num_samples, sample, estimator)
         return reconstruction - kl
 
+    def importance_weighted(
+        self, x: Tensor, num_samples: int, gradient: str | None = None
+    ) -> Tensor:
+        """The importance-weighted bound on `log p(x)` of each image, in nats.
+
+        Args:
+            x: images, shape `[batch, pixels]`.
+            num_samples: K, posterior samples per image.
+            gradient: of the encoder, see `reparam.objectives.importance_weighted_bound`. If None,
+                `"pathwise"` where samples have a path, else `"score"`.
+
+        Returns:
+            Shape `[batch]`. Its mean rises with K, from the ELBO at K = 1 towards `log p(x)`.
+
+        Raises:
+            TypeError, ValueError: as `terms` and `importance_weighted_bound`.
+        """
+        return self._importance_weighted(
+            lambda z: _log_likelihood(self.decoder(z), x) + self.prior.log_prob(z),
+            self.encoder(x),
+            num_samples,
+            gradient,
+        )
+
+    @staticmethod
+    def _importance_weighted(log_joint, posterior, num_samples, gradient) -> Tensor:
+        gradient = gradient or ("pathwise" if posterior.has_rsample else "score")
+        return importance_weighted_bound(log_joint, posterior, num_samples, gradient)
+
 
 class FlowVAE(VAE):
     """A VAE whose KL is estimated from the samples: for posteriors that have none in closed form.
@@ -479,6 +558,24 @@ class HybridVAE(VAE):
         kl = sum(kl_divergence(q, p) for q, p in zip((q_y, q_z), self.prior, strict=True))
         return outer(given, q_y, num_samples), kl
 
+    def importance_weighted(
+        self, x: Tensor, num_samples: int, gradient: str | None = None
+    ) -> Tensor:
+        """As `VAE.importance_weighted`, with y summed out: only z is drawn.
+
+        The weights are `p(z) Σ_y p(y) p(x|y, z) / q(z|x)`, and `q(y|x)` has no part in them.
+        """
+        p_y, p_z = self.prior
+        classes = p_y.enumerate_support()
+
+        def log_joint(z: Tensor) -> Tensor:
+            y = classes.reshape(-1, *[1] * (z.ndim - 1), classes.shape[-1])
+            code = _beside(y, z.expand(len(classes), *z.shape))
+            each = _log_likelihood(self.decoder(code), x) + p_y.log_prob(y)
+            return each.logsumexp(0) + p_z.log_prob(z)
+
+        return self._importance_weighted(log_joint, self.encoder(x)[1], num_samples, gradient)
+
 
 def _beside(y: Tensor, z: Tensor) -> Tensor:
     """`y` and `z` in one vector, `y` repeated for each sample of `z`."""
@@ -605,6 +702,13 @@ class QuantizedVAE(VAE):
         kl = quantized.index.shape[-1] * math.log(len(self.quantizer.codebook))
         return reconstruction + (loss.detach() - loss), torch.full_like(reconstruction, kl)
 
+    def importance_weighted(
+        self, x: Tensor, num_samples: int, gradient: str | None = None
+    ) -> Tensor:
+        """The ELBO, for any K: all samples of this posterior are one and the same."""
+        check_count("num_samples", num_samples)
+        return self.elbo(x)
+
 
 def _log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
     """`log p(x|z)`, after checking that `x` can come from this distribution at all."""
@@ -644,6 +748,20 @@ def digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
     """
     return VAE(
         GaussianEncoder(64, hidden_dim, latent_dim), BernoulliDecoder(latent_dim, hidden_dim, 64)
+    )
+
+
+def full_covariance_digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
+    """`digits_vae` with a posterior of any covariance.
+
+    Its weights come from the global generator.
+
+    >>> full_covariance_digits_vae().encoder(torch.zeros(5, 64)).event_shape
+    torch.Size([8])
+    """
+    return VAE(
+        FullCovarianceEncoder(64, hidden_dim, latent_dim),
+        BernoulliDecoder(latent_dim, hidden_dim, 64),
     )
 
 
@@ -759,10 +877,15 @@ class History:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A mean ELBO in nats per image, and its standard error over the images."""
+    """A mean bound in nats per image, and its standard error over the images.
+
+    `each` holds the bound of every image, shape `[n]`: two models are compared by the mean and the
+    standard error of the differences, which leave out what is hard about an image for both.
+    """
 
     mean: float
     standard_error: float
+    each: Tensor = field(repr=False, compare=False)
 
     def __str__(self):
         return f"{self.mean:.2f} ± {self.standard_error:.2f} nats per image"
@@ -910,20 +1033,79 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
     >>> evaluate(digits_vae(), torch.ones(8, 64)).mean < -35
     True
     """
+    return _held_out(
+        lambda chunk: vae.elbo(chunk, num_samples, sample=_exact), vae, images, 512, seed
+    )
+
+
+@torch.no_grad()
+def log_likelihood(
+    vae: VAE, images: Tensor, num_samples: int = 500, seed: int = 0, progress: bool = True
+) -> HeldOut:
+    """The mean importance-weighted bound on `log p(x)` of `images`, and its error over them.
+
+    In the mean it lies below `log p(x)`, by less the more samples there are and the better the
+    posterior. So it compares models whose posteriors differ, which an ELBO does not: that is low
+    for a good model with a bad posterior, too.
+
+    Args:
+        vae: left as it is, training mode included. Any that has `importance_weighted`.
+        images: shape `[n, pixels]`.
+        num_samples: K, posterior samples per image.
+        seed: of the noise. The global generator is left as it was.
+        progress: as for `train`.
+
+    Returns:
+        A `HeldOut`, in nats per image.
+
+    Raises:
+        TypeError, ValueError: as `VAE.importance_weighted`.
+
+    Used in chapter 8. Source: Burda, Grosse and Salakhutdinov (2016),
+    https://arxiv.org/abs/1509.00519.
+
+    >>> vae, images = digits_vae(), torch.ones(8, 64)
+    >>> log_likelihood(vae, images, progress=False).mean > evaluate(vae, images).mean
+    True
+    """
+    check_count("num_samples", num_samples)
+    return _held_out(
+        lambda chunk: vae.importance_weighted(chunk, num_samples),
+        vae,
+        images,
+        max(1, _SAMPLES_AT_ONCE // num_samples),
+        seed,
+        progress,
+    )
+
+
+_SAMPLES_AT_ONCE = 10_000
+
+
+def _held_out(
+    bound: Callable[[Tensor], Tensor],
+    vae: VAE,
+    images: Tensor,
+    at_once: int,
+    seed: int,
+    progress: bool = False,
+) -> HeldOut:
+    """The mean of `bound` over images, so many `at_once`, of a model in evaluation mode."""
     check_float(images=images)
     if images.ndim != 2:
         raise ValueError(f"images must have shape [n, pixels], got {list(images.shape)}")
     was_training = vae.training
     vae.eval()
     torch.clear_autocast_cache()  # which may hold older weights
+    silent = not progress or bool(os.environ.get("TQDM_DISABLE"))
     try:
         with _seeded(seed, images.device), _one_thread_if_small(vae):
-            chunks = [vae.elbo(chunk, num_samples, sample=_exact) for chunk in images.split(512)]
-            elbo = torch.cat(chunks)
+            chunks = tqdm(images.split(at_once), desc="Evaluating", disable=silent)
+            values = torch.cat([bound(chunk) for chunk in chunks])
     finally:
         vae.train(was_training)
-    spread = elbo.std().item() if len(elbo) > 1 else float("nan")
-    return HeldOut(elbo.mean().item(), spread / len(elbo) ** 0.5)
+    spread = values.std().item() if len(values) > 1 else float("nan")
+    return HeldOut(values.mean().item(), spread / len(values) ** 0.5, values)
 
 
 def _step(

@@ -18,6 +18,7 @@ from reparam import long_runs
 from reparam.data import load_digits
 from reparam.long_runs import (
     blocked_encoder,
+    doubly_reparameterized,
     estimators_in_a_vae,
     estimators_on_digits,
     flow_costs,
@@ -26,9 +27,11 @@ from reparam.long_runs import (
     implicit_gradients,
     latent_plane,
     load,
+    posteriors_on_digits,
     vae_seeds,
     write,
 )
+from reparam.vae import log_likelihood
 
 FOLDER = Path(long_runs.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -65,16 +68,22 @@ def test_every_committed_run_verifies(name):
     assert record["seeds"]
 
 
+def change_a_number(data) -> bool:
+    """Change the first number in nested lists and dicts, and say whether there was one."""
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+        if isinstance(value, int | float):
+            data[key] += 1e-4
+            return True
+        if isinstance(value, list | dict) and change_a_number(value):
+            return True
+    return False
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_changed_digit_is_found(name, folder):
     path = folder / f"{name}.json"
     record = json.loads(path.read_text())
-    series = record["data"]
-    while not isinstance(series, list):
-        series = next(iter(series.values()))
-    while isinstance(series[0], list):
-        series = series[0]
-    series[0] += 1e-4
+    change_a_number(record["data"])
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=rf"checksum.*python -m reparam.long_runs.{name}"):
         load(name, folder)
@@ -629,3 +638,92 @@ def test_a_short_run_of_the_latent_plane_agrees():
     assert len(stored) == len(latent_plane.SHORT_SEEDS) >= 4
     assert abs(fresh - statistics.mean(stored)) < 1.5
     assert data["test_elbo"]["as trained"] > max(stored) + 2
+
+
+# Chapter 8
+
+
+def test_the_comparison_of_posteriors_is_whole_and_consistent():
+    data = load("posteriors_on_digits")
+    rows = data["posteriors"]
+    assert list(rows) == list(posteriors_on_digits.POSTERIORS)
+    for name, row in rows.items():
+        grid = row["validation_elbo_by_learning_rate"]
+        best = posteriors_on_digits.LEARNING_RATES[grid.index(max(grid))]
+        assert row["learning_rate"] == best
+        assert len(row["elbo"]["by_seed"]) == len(posteriors_on_digits.SEEDS) >= 5
+        assert row["elbo"]["mean"] == pytest.approx(
+            statistics.mean(row["elbo"]["by_seed"]), abs=1e-4
+        )
+        seeds = statistics.stdev(row["elbo"]["by_seed"]) / len(row["elbo"]["by_seed"]) ** 0.5
+        assert row["elbo"]["standard_error_of_seeds"] == pytest.approx(seeds, abs=2e-4)
+        assert row["elbo"]["standard_error"] > seeds  # that of the images is in it
+        gain = row["elbo"]["mean"] - rows["Gaussian"]["elbo"]["mean"]
+        assert row["elbo_gain"]["mean"] == pytest.approx(gain, abs=3e-4)
+        assert row["log_likelihood"]["mean"] >= row["elbo"]["mean"]
+        assert len(data["pictures"][name]["samples"]) == posteriors_on_digits.PICTURES
+    for name in posteriors_on_digits.DISCRETE:
+        assert rows[name]["exact"]["mean"] > rows[name]["log_likelihood"]["mean"] - 0.01
+
+
+def test_what_chapter_8_says_of_the_gains():
+    rows = load("posteriors_on_digits")["posteriors"]
+    t = scipy.stats.t(len(posteriors_on_digits.SEEDS) - 1).ppf(0.975)
+
+    def excludes_zero(gain):
+        return abs(gain["mean"]) > t * gain["standard_error"]
+
+    flows = ("planar", "radial", "inverse autoregressive", "spline")
+    assert sum(excludes_zero(rows[name]["elbo_gain"]) for name in flows) == 2
+    for name in ("full covariance", *flows):
+        assert not excludes_zero(rows[name]["log_likelihood_gain"])
+    assert not excludes_zero(rows["full covariance"]["elbo_gain"])
+    for key in ("elbo_gain", "log_likelihood_gain"):
+        assert rows["hybrid"][key]["mean"] > 0 and excludes_zero(rows["hybrid"][key])
+        assert rows["categorical"][key]["mean"] < 0 and excludes_zero(rows["categorical"][key])
+    hidden = {name: rows[name]["exact"]["mean"] - rows[name]["elbo"]["mean"] for name in rows
+              if "exact" in rows[name]}  # fmt: skip
+    assert hidden["categorical"] > 1 and hidden["quantized"] > 7
+    assert rows["quantized"]["exact"]["mean"] < rows["categorical"]["exact"]["mean"]
+
+
+def test_chapter_6_and_8_have_the_same_gaussian_runs():
+    here = load("posteriors_on_digits")["posteriors"]["Gaussian"]["elbo"]["by_seed"]
+    there = load("flows_on_digits")["posteriors"]["Gaussian"]["elbo"]
+    assert here == pytest.approx(there, abs=0.02)  # trained alike, evaluated alike
+
+
+@pytest.mark.parametrize("name", posteriors_on_digits.SHORT_POSTERIORS)
+def test_a_short_run_of_a_posterior_agrees(name):
+    stored = load("posteriors_on_digits")
+    rate = stored["posteriors"][name]["learning_rate"]
+    fresh = posteriors_on_digits.run(name, 0, rate, posteriors_on_digits.SHORT_EPOCHS)
+    gap = fresh["log_likelihood"].mean().item() - stored["short_log_likelihood"][name]
+    assert abs(gap) < 0.3  # same seed: only other processors' rounding
+
+
+def test_the_errors_of_a_mean_over_seeds_and_images():
+    """Independent effects of seeds and images, of known sizes, and many repetitions."""
+    draws = [
+        torch.randn(5, 1) * 0.3 + torch.randn(1, 40) * 2 + 0.1 * torch.randn(5, 40)
+        for _ in range(2000)
+    ]
+    stated = [posteriors_on_digits.with_errors(bounds)["standard_error"] ** 2 for bounds in draws]
+    truth = 0.3**2 / 5 + 2**2 / 40
+    assert statistics.mean(stated) == pytest.approx(truth, rel=0.05)
+    means = torch.stack([bounds.mean() for bounds in draws])
+    assert means.var().item() == pytest.approx(truth, rel=0.2)
+
+
+def test_the_doubly_reparameterized_runs_are_whole_and_learn():
+    data = load("doubly_reparameterized")["by_samples"]
+    assert list(data) == [str(k) for k in doubly_reparameterized.SAMPLES]
+    for row in data.values():
+        first, second = (row[name]["log_likelihood"]["mean"] for name in ("pathwise", "dreg"))
+        assert row["gain"]["mean"] == pytest.approx(second - first, abs=3e-4)
+        for name in doubly_reparameterized.GRADIENTS:
+            assert row[name]["learning_rate"] in doubly_reparameterized.LEARNING_RATES
+    digits = load_digits()
+    for gradient in doubly_reparameterized.GRADIENTS:
+        vae = doubly_reparameterized.trained(gradient, 8, seed=0, learning_rate=2e-3, epochs=3)
+        assert log_likelihood(vae, digits.test, 50, progress=False).mean > -25

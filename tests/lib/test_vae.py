@@ -11,16 +11,19 @@ from torch.nn.utils import parameters_to_vector
 
 from reparam.data import load_digits
 from reparam.estimators import GumbelSoftmax
-from reparam.gaussian import gaussian_kl
+from reparam.gaussian import full_covariance_kl, gaussian_kl
 from reparam.vae import (
     VAE,
     BernoulliDecoder,
+    FullCovarianceEncoder,
     GaussianEncoder,
     digits_vae,
     discrete_digits_vae,
     evaluate,
     flow_digits_vae,
+    full_covariance_digits_vae,
     hybrid_digits_vae,
+    log_likelihood,
     quantized_digits_vae,
     train,
 )
@@ -81,6 +84,114 @@ def test_the_elbo_lies_below_the_log_likelihood_and_touches_it_at_the_true_poste
     assert ((elbo - (log_p - gap)).abs() < 5.5 * error).all()
     _, kl = vae.terms(x)
     assert (0.5 * kl > 11 * error).all()
+
+
+def one_dimensional_vae() -> tuple[VAE, torch.Tensor, torch.Tensor]:
+    """A model with one latent number, all 64 images of six pixels, and `log p(x)` by quadrature."""
+    vae = VAE(GaussianEncoder(6, 16, 1), BernoulliDecoder(1, 16, 6)).double()
+    with torch.no_grad():
+        vae.decoder.logits.weight.mul_(4)  # so that the code matters
+    x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 6)
+    z = torch.linspace(-12, 12, 4001, dtype=torch.float64).unsqueeze(-1)
+    with torch.no_grad():
+        log_joint = vae.decoder(z.unsqueeze(1)).log_prob(x) + vae.prior.log_prob(z).unsqueeze(1)
+    log_p = log_joint.logsumexp(0) + (z[1, 0] - z[0, 0]).log()
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
+    return vae, x, log_p
+
+
+def test_the_importance_weighted_bound_tends_to_the_log_likelihood():
+    """Its error is at most a multiple of the weights' relative variance, over K."""
+    vae, x, log_p = one_dimensional_vae()
+    gaps = []
+    for num_samples in (1, 10, 100):
+        bounds = torch.stack(
+            [log_likelihood(vae, x, num_samples, seed, progress=False).each for seed in range(200)]
+        )
+        gaps.append((log_p - bounds.mean(0)).mean().item())
+        errors = bounds.mean(1).std() / 200**0.5
+        assert gaps[-1] > -6 * errors  # below log p(x) in the mean
+    assert gaps[0] > 4 * gaps[1] > 16 * gaps[2]  # like 1/K in the end
+    assert gaps[2] < 0.01
+    elbo = evaluate(vae, x, num_samples=2000).mean
+    assert gaps[0] == pytest.approx(log_p.mean().item() - elbo, rel=0.1)
+
+
+def test_the_bound_has_the_gradient_of_that_name():
+    vae, x = small_vae(torch.float64), images(5, dtype=torch.float64)
+    slopes = {}
+    for name in ("pathwise", "dreg"):
+        torch.manual_seed(4)
+        vae.zero_grad()
+        vae.importance_weighted(x, 8, name).sum().backward()
+        slopes[name] = [parameters_to_vector(p.grad for p in part.parameters()).clone()
+                        for part in (vae.encoder, vae.decoder)]  # fmt: skip
+    torch.testing.assert_close(slopes["pathwise"][1], slopes["dreg"][1])
+    assert (slopes["pathwise"][0] - slopes["dreg"][0]).abs().max() > 0.01
+    with pytest.raises(ValueError, match="knows the gradients"):
+        vae.importance_weighted(x, 8, "reinforce")
+
+
+def test_the_log_likelihood_is_looked_at_from_outside():
+    vae, x = small_vae(), images(30)
+    for mode in (True, False):
+        vae.train(mode)
+        state = torch.get_rng_state()
+        result = log_likelihood(vae, x, 50, progress=False)
+        assert vae.training is mode and torch.equal(state, torch.get_rng_state())
+    assert result.mean == pytest.approx(result.each.mean().item())
+    assert result.standard_error == pytest.approx(result.each.std().item() / 30**0.5)
+    assert result.each.shape == (30,) and "each" not in repr(result)
+    assert all(p.grad is None for p in vae.parameters())
+    for arguments, error, message in (
+        ((x, 0), ValueError, "num_samples"),
+        ((x, 2.0), TypeError, "num_samples"),
+        ((x[0], 5), ValueError, r"\[n, pixels\]"),
+        ((x / 2, 5), ValueError, "binarize"),
+        ((x.long(), 5), TypeError, "images"),
+    ):
+        with pytest.raises(error, match=message):
+            log_likelihood(vae, *arguments)
+
+
+def test_the_bar_of_the_log_likelihood_can_be_hidden(monkeypatch, capsys):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    log_likelihood(small_vae(), images(), 2)
+    assert "Evaluating: 100%" in capsys.readouterr().err
+    log_likelihood(small_vae(), images(), 2, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_covariance_encoder_without_its_triangle_is_the_gaussian_encoder():
+    full = FullCovarianceEncoder(6, 16, 2).double()
+    diagonal = GaussianEncoder(6, 16, 2).double()
+    with torch.no_grad():
+        full.factor.weight.mul_(30)
+        full.hidden.load_state_dict(diagonal.hidden.state_dict())
+        full.mu.load_state_dict(diagonal.mu.state_dict())
+        diagonal.log_var.weight.copy_(full.factor.weight[:2])
+    x, z = images(7, dtype=torch.float64), torch.randn(7, 2, dtype=torch.float64)
+    q, simple = full(x), diagonal(x)
+    L = q.scale_tril
+    torch.testing.assert_close(q.mean, simple.mean)
+    assert (L[:, 1, 0].abs() > 1e-3).all() and (L[:, 0, 1] == 0).all()
+    torch.testing.assert_close(q.covariance_matrix, L @ L.mT)
+    kl = torch.distributions.kl_divergence(q, full.prior)
+    torch.testing.assert_close(kl, full_covariance_kl(q.mean, L))
+    with torch.no_grad():
+        full.factor.weight[2].zero_()
+    # Both take raw numbers for log-variances; the full one bounds them, softly.
+    torch.testing.assert_close(full(x).log_prob(z), simple.log_prob(z), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_full_covariance_vae_learns_correlated_codes(dtype):
+    vae = VAE(FullCovarianceEncoder(6, 16, 2), BernoulliDecoder(2, 16, 6)).to(dtype)
+    before = evaluate(vae, images(200, dtype)).mean
+    history = train(vae, images(200, dtype), epochs=30, learning_rate=1e-2)
+    assert history.elbo[-1] > before and vae.prior.sample().dtype == dtype
+    assert vae.encoder(images(5, dtype)).scale_tril[:, 1, 0].abs().max() > 1e-3
+    assert full_covariance_digits_vae().encoder.latent_dim == 8
 
 
 def test_more_samples_average_the_reconstruction_only():

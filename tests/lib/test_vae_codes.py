@@ -24,6 +24,7 @@ from reparam.estimators import (
     RaoBlackwell,
     ScoreFunction,
 )
+from reparam.long_runs import posteriors_on_digits
 from reparam.vae import (
     VAE,
     BernoulliDecoder,
@@ -37,6 +38,7 @@ from reparam.vae import (
     discrete_digits_vae,
     evaluate,
     hybrid_digits_vae,
+    log_likelihood,
     quantized_digits_vae,
     train,
 )
@@ -509,3 +511,63 @@ def test_on_a_gpu(make):
     vae, x = make().cuda(), images().cuda()
     for estimator in (Enumeration(), REBAR().cuda(), GumbelSoftmax()):
         assert train(vae, x, epochs=2, estimator=estimator, validation=x).held_out.isfinite().all()
+
+
+# Bounds from many samples
+
+
+def every_image(dtype=torch.float64) -> Tensor:
+    return torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=dtype)] * 6)
+
+
+def check_bound_of_many(vae: VAE, log_p: Tensor) -> None:
+    """The bound lies below `log p(x)`, by little if there are many samples."""
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-6)  # a distribution of images
+    few = torch.stack([log_likelihood(vae, every_image(), 2, s, progress=False).each.mean()
+                       for s in range(100)])  # fmt: skip
+    many = log_likelihood(vae, every_image(), 5000, progress=False).each
+    assert log_p.mean() - few.mean() > 5 * few.std() / 10
+    assert (log_p - many).abs().max() < 0.1
+
+
+def test_the_bound_of_a_categorical_model_tends_to_the_sum_over_its_codes():
+    vae = categorical()
+    with torch.no_grad():
+        vae.decoder.logits.weight.mul_(6)
+        vae.encoder.logits.weight.mul_(3)
+        codes = vae.prior.base_dist.enumerate_support(expand=False)[:, 0]
+        codes = codes[torch.cartesian_prod(*[torch.arange(4)] * 3)]
+        log_p = vae.decoder(codes).log_prob(every_image()[:, None]).logsumexp(-1) - math.log(64)
+    check_bound_of_many(vae, log_p)
+    exact = posteriors_on_digits.exact_log_likelihood(vae.float(), every_image().float())
+    torch.testing.assert_close(exact, log_p, atol=1e-5, rtol=0)
+
+
+def test_the_bound_of_a_hybrid_sums_the_class_out():
+    vae = HybridVAE(HybridEncoder(6, 16, 3, 1), BernoulliDecoder(4, 16, 6)).double()
+    z = torch.linspace(-12, 12, 4001, dtype=torch.float64).unsqueeze(-1)
+    with torch.no_grad():
+        vae.decoder.logits.weight.mul_(4)
+        codes = torch.cat([torch.eye(3).double().unsqueeze(1).expand(3, len(z), 3),
+                           z.expand(3, *z.shape)], -1)  # fmt: skip
+        log_joint = vae.decoder(codes).log_prob(every_image()[:, None, None])
+        log_joint = log_joint - math.log(3) + vae.prior[1].log_prob(z)
+        log_p = log_joint.logsumexp((-2, -1)) + (z[1, 0] - z[0, 0]).log()
+    check_bound_of_many(vae, log_p)
+
+
+def test_a_quantized_model_gains_nothing_from_more_samples_and_has_an_exact_sum():
+    vae = QuantizedVAE(
+        nn.Sequential(nn.Linear(6, 4), nn.Unflatten(-1, (2, 2))),
+        VectorQuantizer(3, 2),
+        BernoulliDecoder(4, 16, 6),
+    ).double()
+    for k in (1, 7):
+        bound = log_likelihood(vae, every_image(), k, progress=False).each
+        torch.testing.assert_close(bound, vae.elbo(every_image()).detach())
+    with torch.no_grad():
+        codes = vae.quantizer.codebook[torch.cartesian_prod(*[torch.arange(3)] * 2)].flatten(-2)
+        log_p = vae.decoder(codes).log_prob(every_image()[:, None]).logsumexp(-1) - math.log(9)
+    exact = posteriors_on_digits.exact_log_likelihood(vae, every_image())
+    torch.testing.assert_close(exact, log_p)
+    assert (exact > bound).all()
