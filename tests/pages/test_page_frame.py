@@ -1,0 +1,53 @@
+"""The frame around each page: its buttons do what they say, and paper has none."""
+
+from .conftest import PAGES
+
+
+def test_the_frame_s_buttons_do_what_they_say(visit):
+    page = visit(PAGES[1], width=1280)
+    modes = set()
+    for _ in range(3):
+        page.get_by_role("button", name="Color mode").click()
+        modes.add(page.evaluate("document.documentElement.dataset.mode"))
+    assert modes == {"light", "dark", "auto"}
+
+    sidebar = page.locator("#pst-primary-sidebar")
+    assert sidebar.is_visible()
+    page.get_by_role("button", name="Chapters").click()
+    page.wait_for_function(
+        """() => {
+            const style = getComputedStyle(document.querySelector("#pst-primary-sidebar"));
+            return style.display === "none" || style.visibility === "hidden";
+        }"""
+    )
+
+    page.keyboard.press("Control+k")
+    assert page.locator("#pst-search-dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#pst-search-dialog").is_hidden()
+
+    phone = visit(PAGES[1], width=360)
+    phone.get_by_role("button", name="On this page").click()
+    assert phone.locator("#pst-secondary-sidebar-modal").is_visible()
+    phone.keyboard.press("Escape")
+    phone.get_by_role("button", name="Chapters").click()
+    assert phone.locator("#pst-primary-sidebar-modal").is_visible()
+    assert phone.locator("#pst-primary-sidebar-modal a", has_text="Reparam").first.is_visible()
+
+
+def test_a_copy_button_copies_the_cell(visit):
+    page = visit(PAGES[1])
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    cell = page.locator("div.cell:not(.tag_setup) div.highlight").first
+    cell.hover()
+    cell.locator("xpath=..").locator("button.copybtn").first.click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.strip() == cell.locator("pre").inner_text().strip()
+
+
+def test_paper_has_no_frame(visit):
+    page = visit(PAGES[1], theme="dark")
+    page.emulate_media(media="print")
+    for part in (".bd-sidebar-primary", ".bd-header-article", ".prev-next-footer"):
+        assert page.locator(part).first.is_hidden(), f"{part} would be printed"
+    assert page.locator("h1").first.is_visible()
