@@ -752,7 +752,7 @@ def digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
 
 
 def full_covariance_digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
-    """`digits_vae` with a posterior of any covariance.
+    """The VAE of chapter 8 with a posterior of any covariance, for 8×8 images.
 
     Its weights come from the global generator.
 
