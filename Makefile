@@ -14,14 +14,18 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanit
 # Everything that a page is made from. A change of the settings or of the extension starts from
 # scratch; a change of a page, a template or a style only does what it must.
 SETTINGS := _config.yml _toc.yml tools/book_setup.py tools/book_links.py tools/book_reference.py \
-  tools/book_index.py tools/book_quiz.py tools/repoint.py $(INSTALLED)
+  tools/book_index.py tools/book_quiz.py tools/book_benchmarks.py tools/benchmarks.py tools/repoint.py $(INSTALLED)
 PAGES := $(shell find book _static _templates -type f -not -path '*/.*' 2>/dev/null)
+# The page of benchmarks is made from what they recorded.
+MEASURED := tests/benchmarks/results/measured.json
 # The reference is made from the docstrings.
 MODULES := $(shell find lib/reparam -name '*.py')
 
 # Silent bars in what is stored and tested; one thread per process, so that two workers share two cores.
 export TQDM_DISABLE := 1
 quiet_threads := OMP_NUM_THREADS=1
+# pytest hides its progress where tests print, unless asked.
+PROGRESS := -o console_output_style=progress-even-when-capture-no
 
 .DEFAULT_GOAL := help
 
@@ -61,9 +65,14 @@ format: $(INSTALLED)  ## Put code and notebooks into the house style
 notebooks: $(INSTALLED)  ## Re-execute and canonicalize the notebooks that changed
 	@$(quiet_threads) $(BIN)/python tools/notebooks.py run $(ARGS)
 
-benchmarks: $(INSTALLED) browser $(PEERS)/.installed  ## Measure the speeds that the book states
-	@$(PEERS)/bin/python -m pytest tests/benchmarks -s --confcutdir=tests/benchmarks
-	@CHROMIUM="$$(cat _build/.browser)" $(BIN)/python -m pytest tests/pages/test_explorers.py -m timing -s
+benchmarks: $(INSTALLED) browser $(PEERS)/.installed  ## Measure against other libraries, and rebuild the page that shows it
+	@cp $(MEASURED) _build/measured-before.json
+	@missed=0; \
+	$(PEERS)/bin/python -m pytest tests/benchmarks -v -s $(PROGRESS) --confcutdir=tests/benchmarks || missed=1; \
+	CHROMIUM="$$(cat _build/.browser)" $(BIN)/python -m pytest tests/pages/test_explorers.py -m timing -v -s $(PROGRESS) || missed=1; \
+	$(BIN)/python tools/benchmarks.py _build/measured-before.json && $(MAKE) --no-print-directory $(BUILT) || exit 1; \
+	echo "==> the tables and the picture are at  file://$(CURDIR)/$(HTML)/book/benchmarks.html"; \
+	test $$missed = 0 || { echo "make: a target was missed; the lines of pytest above say which" >&2; exit 1; }
 
 mutants: $(INSTALLED)  ## Break the library line by line; the tests must notice (slow)
 	@$(quiet_threads) $(BIN)/python tools/mutants.py $(ARGS)
@@ -119,7 +128,7 @@ $(PEERS)/.installed: tests/benchmarks/requirements.txt constraints.txt pyproject
 
 # Sphinx forgets the warnings of pages that it does not read again, so a failed build must leave
 # nothing behind that would let the next one pass.
-$(BUILT): $(PAGES) $(MODULES) _build/.pages _build/.settings
+$(BUILT): $(PAGES) $(MODULES) $(MEASURED) _build/.pages _build/.settings
 	@echo "==> building the book"
 	@$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf $(HTML) _build/.doctrees; \
 	  echo "make: the book did not build; the warnings above say where" >&2; exit 1; }

@@ -12,6 +12,15 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results" / "measured.json"
+PEERS = (
+    "storchastic",
+    "pyro-ppl",
+    "normflows",
+    "nflows",
+    "zuko",
+    "tensorflow-probability",
+    "jax",
+)
 _rows: dict[str, list[dict]] = {}
 
 
@@ -67,25 +76,31 @@ def report(section: str, name: str, summary: Mapping[str, dict], **more) -> dict
 
 
 def keep(section: str, row: dict) -> None:
-    """Add a row to a section of the results; the section is written when the session ends."""
+    """Add a row to a section of the results, which are written when the session ends."""
     _rows.setdefault(section, []).append(row)
 
 
 def write() -> None:
-    """Put what this session has measured in the place of what was there by the same names."""
+    """Put what this session has measured in the place of what was there by the same names.
+
+    Each row names its run, and the runs say when, on what machine and with which versions: a
+    section may hold rows of several.
+    """
     if not _rows:
         return
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    recorded = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}, "sections": {}}
+    run = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    runs = recorded["runs"] | {run: {"machine": _machine(), "versions": _versions()}}
+    sections = recorded["sections"]
     for section, rows in _rows.items():
-        known = results.get(section, {}).get("rows", [])
-        merged = {(row["name"], row.get("problem")): row for row in [*known, *rows]}
-        results[section] = {
-            "machine": _machine(),
-            "versions": _versions(),
-            "rows": list(merged.values()),
-        }
+        known = sections.get(section, [])
+        fresh = [{**row, "run": run} for row in rows]
+        merged = {(row["name"], row.get("problem")): row for row in [*known, *fresh]}
+        sections[section] = list(merged.values())
+    named = {row["run"] for rows in sections.values() for row in rows}
+    recorded["runs"] = {run: runs[run] for run in sorted(named)}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(_rounded(results), indent=1, ensure_ascii=False) + "\n")
+    RESULTS.write_text(json.dumps(_rounded(recorded), indent=1, ensure_ascii=False) + "\n")
 
 
 def _machine() -> dict:
@@ -103,7 +118,7 @@ def _machine() -> dict:
 
 def _versions() -> dict:
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("storchastic", "pyro-ppl", "normflows", "nflows", "zuko"):
+    for package in PEERS:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
