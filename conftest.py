@@ -5,8 +5,8 @@ strict nbval run, fresh pictures are compared with the stored ones, which nbval 
 Every notebook runs in an empty folder, as in Colab; and where COURSE_LIBRARY names a folder that
 `pip install --target` has filled (`make test` does), with the library that users install.
 
-Every other test starts from a seed of its own, that of its name, and leaves no trace in torch. None
-may pass because of that seed alone: `TEST_SEED=17 make test` starts all of them from another.
+Every other test starts from a seed of its own, that of its name, and leaves no trace in torch. With
+`TEST_SEED=17 make test` all start from another, but for those that fix a seed themselves.
 """
 
 import os

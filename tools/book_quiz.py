@@ -9,7 +9,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from reparam.quiz import on_paper, quiz
+from reparam.quiz import _answers_are_code, _letters, _vote_item, on_paper, quiz
 
 
 class Quiz(SphinxDirective):
@@ -32,20 +32,19 @@ class Vote(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        items = quiz(named(self.arguments[0])).items
-        item = next(item for item in items if "vote" in item)
-        key = [option["correct"] for option in item["options"]].index(True)
-        is_code = item["kind"] == "predict-output" or "result" in item["options"][0]
+        item = _vote_item(named(self.arguments[0]))
+        options = zip(_letters(item), item["options"], strict=True)
+        (right,) = (letter for letter, option in options if option["correct"])
         title = nodes.strong("", f"Vote on {item['id']}. ")
         question = nodes.paragraph("", "", title, *prose(item["prompt"]))
         texts = [item["code"]] if "code" in item else []
         code = [nodes.literal_block(text, text, language="python") for text in texts]
         options = nodes.enumerated_list(enumtype="loweralpha", suffix=")", prefix="")
         for option in item["options"]:
-            text = f"`{option['text']}`" if is_code else option["text"]
+            text = f"`{option['text']}`" if _answers_are_code(item) else option["text"]
             options += nodes.list_item("", nodes.paragraph("", "", *prose(text)))
-        right = f"Right is {'abc'[key]}. {item['vote']}"
-        return [question, *code, options, nodes.paragraph("", "", *prose(right))]
+        told = f"Right is {right}. {item['vote']}"
+        return [question, *code, options, nodes.paragraph("", "", *prose(told))]
 
 
 def named(argument: str) -> int | str:

@@ -16,7 +16,6 @@ import html
 import inspect
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from torch.distributions import Distribution, constraints
 from tqdm.auto import tqdm
 
 from reparam._checks import check_alike, check_count, check_float
+from reparam._progress import bars_are_off
 from reparam.estimators import ScoreFunction
 from reparam.estimators._contract import innermost, modules_in, parameters_of, rebuilt
 
@@ -1373,10 +1373,8 @@ def compare(
         )
     sizes = _sizes(f, make_distribution, parameters, per_replicate)
     rows, totals = [], []
-    # tqdm heeds TQDM_DISABLE in a terminal, but not in a notebook.
-    silent = bool(os.environ.get("TQDM_DISABLE"))
     steps = len(estimators) * replicates
-    with tqdm(total=steps, delay=1, leave=False, disable=silent, unit="replicate") as bar:
+    with tqdm(total=steps, delay=1, leave=False, disable=bars_are_off(), unit="replicate") as bar:
         for name, estimator in estimators.items():
             bar.set_description(name, refresh=False)
             try:

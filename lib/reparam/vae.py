@@ -1,7 +1,6 @@
 """Variational autoencoders small enough to read, for every kind of code, and their training."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from torch.distributions import (
 from tqdm.auto import tqdm, trange
 
 from reparam._checks import check_alike, check_count, check_flag, check_float
+from reparam._progress import bars_are_off
 from reparam.estimators import Enumeration, Learned, Pathwise, ScoreFunction
 from reparam.estimators._contract import modules_in
 from reparam.flows import (
@@ -73,7 +73,18 @@ Sampler = Callable[[Distribution], Tensor]
 Estimator = Callable[[Callable[[Tensor], Tensor], Distribution, int], Tensor]
 
 
-class GaussianEncoder(nn.Module):
+class _Encoder(nn.Module):
+    """One hidden layer and the head of the mean: what all Gaussian encoders share."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, latent_dim: int):
+        super().__init__()
+        _check_sizes(input_dim=input_dim, hidden_dim=hidden_dim, latent_dim=latent_dim)
+        self.latent_dim = latent_dim
+        self.hidden = nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU())
+        self.mu = nn.Linear(hidden_dim, latent_dim)
+
+
+class GaussianEncoder(_Encoder):
     """Map images to Gaussian posteriors `q(z|x) = N(mu(x), diag(sigma²(x)))`.
 
     Args:
@@ -98,14 +109,8 @@ class GaussianEncoder(nn.Module):
     """
 
     def __init__(self, input_dim: int, hidden_dim: int, latent_dim: int):
-        super().__init__()
-        _check_sizes(input_dim=input_dim, hidden_dim=hidden_dim, latent_dim=latent_dim)
-        self.latent_dim = latent_dim
-        self.hidden = nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU())
-        self.mu = nn.Linear(hidden_dim, latent_dim)
-        self.log_var = nn.Linear(hidden_dim, latent_dim)
-        nn.init.normal_(self.log_var.weight, std=0.01)  # start with every sigma near 1
-        nn.init.zeros_(self.log_var.bias)
+        super().__init__(input_dim, hidden_dim, latent_dim)
+        self.log_var = _near_zero(hidden_dim, latent_dim)  # start with every sigma near 1
 
     def forward(self, x: Tensor) -> Independent:
         _check_input("x", x, self.hidden[0])
@@ -116,7 +121,7 @@ class GaussianEncoder(nn.Module):
         return Independent(Normal(_head(self.mu, h), sigma, validate_args=False), 1)
 
 
-class FullCovarianceEncoder(nn.Module):
+class FullCovarianceEncoder(_Encoder):
     """Map images to Gaussian posteriors `q(z|x) = N(mu(x), L(x) L(x)ᵀ)` of any covariance.
 
     Args:
@@ -139,14 +144,9 @@ class FullCovarianceEncoder(nn.Module):
     """
 
     def __init__(self, input_dim: int, hidden_dim: int, latent_dim: int):
-        super().__init__()
-        _check_sizes(input_dim=input_dim, hidden_dim=hidden_dim, latent_dim=latent_dim)
-        self.latent_dim = latent_dim
-        self.hidden = nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU())
-        self.mu = nn.Linear(hidden_dim, latent_dim)
-        self.factor = nn.Linear(hidden_dim, latent_dim * (latent_dim + 1) // 2)
-        nn.init.normal_(self.factor.weight, std=0.01)  # start near the identity
-        nn.init.zeros_(self.factor.bias)
+        super().__init__(input_dim, hidden_dim, latent_dim)
+        # Start near the identity.
+        self.factor = _near_zero(hidden_dim, latent_dim * (latent_dim + 1) // 2)
 
     def forward(self, x: Tensor) -> MultivariateNormal:
         _check_input("x", x, self.hidden[0])
@@ -957,8 +957,7 @@ def train(
     steps, interrupted = 0, False
     start = time.perf_counter()
     with _seeded(seed, images.device), _one_thread_if_small(vae):
-        # tqdm heeds TQDM_DISABLE in a terminal, but not in a notebook.
-        silent = not progress or bool(os.environ.get("TQDM_DISABLE"))
+        silent = not progress or bars_are_off()
         bar = trange(epochs, desc="Training", unit="epoch", disable=silent)
         try:
             vae.train()
@@ -1097,7 +1096,7 @@ def _held_out(
     was_training = vae.training
     vae.eval()
     torch.clear_autocast_cache()  # which may hold older weights
-    silent = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    silent = not progress or bars_are_off()
     try:
         with _seeded(seed, images.device), _one_thread_if_small(vae):
             chunks = tqdm(images.split(at_once), desc="Evaluating", disable=silent)
@@ -1169,6 +1168,14 @@ def _one_thread_if_small(model: nn.Module):
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _near_zero(inputs: int, outputs: int) -> nn.Linear:
+    """A head whose outputs are small at the start."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _head(layer: nn.Linear, h: Tensor) -> Tensor:

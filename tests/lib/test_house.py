@@ -11,7 +11,7 @@ LIBRARY = Path(__file__).resolve().parents[2] / "lib" / "reparam"
 
 #: From the ground up; a module may import from those above it in this list, never from below.
 FLOORS = [
-    {"_checks", "_embed", "_functions"},
+    {"_checks", "_embed", "_functions", "_progress"},
     {"noise", "data"},
     {"gaussian", "relaxed", "distributions", "flows"},
     {"estimators"},

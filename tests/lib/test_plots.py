@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from reparam import plots
+from tests.contrast import contrast
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +39,6 @@ def dark_mode(color: str) -> np.ndarray:
         + sine * np.array([[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]])
     )
     return (matrix @ inverted).clip(0, 1)
-
-
-def contrast(one: np.ndarray, other: np.ndarray) -> float:
-    """WCAG 2 contrast ratio of two sRGB colors."""
-
-    def luminance(color):
-        linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
-    low, high = sorted([luminance(np.asarray(one)), luminance(np.asarray(other))])
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_dark_mode_turns_white_into_the_pages_background():

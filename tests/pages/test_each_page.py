@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.contrast import contrast
+
 from .conftest import (
     CHAPTERS,
     COLOR_RULES,
@@ -170,18 +172,6 @@ def test_axe_finds_nothing_in_the_dark(page):
     assert found == [], f"{page.name}: " + "\n".join(found)
 
 
-def luminance(colors):
-    """Relative luminance of sRGB colors [..., 3], as WCAG defines it."""
-    c = np.asarray(colors) / 255
-    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    return linear @ (0.2126, 0.7152, 0.0722)
-
-
-def contrast(colors, paper):
-    one, other = luminance(colors) + 0.05, luminance(paper) + 0.05
-    return np.maximum(one / other, other / one)
-
-
 @look_at(PAGES)
 def test_figures_are_legible_in_the_dark(page):
     open_folds(page)
@@ -197,7 +187,7 @@ def test_figures_are_legible_in_the_dark(page):
             "Draw on opaque white; _static/book.css turns that dark"
         )
         # Axis labels are thin, so look at what stands out from the paper, not at the average.
-        ink = contrast([color for _, color in counted], paper).max()
+        ink = contrast(np.array([c for _, c in counted]) / 255, np.array(paper) / 255).max()
         assert ink >= 7, f"{page.name}: in dark mode nothing in {source} stands out ({ink:.1f}:1)"
 
 

@@ -4,6 +4,7 @@ import html
 import statistics
 
 import pytest
+from matplotlib.colors import to_rgb
 from playwright.sync_api import expect
 
 from reparam.explorers import (
@@ -19,6 +20,7 @@ from reparam.explorers import (
     warped_grid,
 )
 from reparam.explorers.build import run_javascript
+from tests.contrast import contrast
 
 from .conftest import COLOR_RULES, violations
 
@@ -714,19 +716,7 @@ def test_marks_stand_out_from_the_paper(opened):
         )
         for name, wanted in {"ink": 4.5, "mute": 4.5, "line": 3, "faint": 3, "blue": 3, "red": 3,
                              "green": 3}.items():  # fmt: skip
-            assert contrast(colors[name], colors["paper"]) >= wanted, (theme, name)
-
-
-def contrast(one, other):
-    def luminance(color):
-        digits = color.lstrip("#")
-        digits = "".join(d * 2 for d in digits) if len(digits) == 3 else digits
-        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-        parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
+            assert contrast(to_rgb(colors[name]), to_rgb(colors["paper"])) >= wanted, (theme, name)
 
 
 def test_in_a_frame_without_an_address(opened):

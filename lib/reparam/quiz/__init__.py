@@ -108,9 +108,7 @@ def vote(chapter):
     Vote on question 2.2
     ...
     """
-    item = next((item for item in _load(chapter) if "vote" in item), None)
-    if item is None:
-        raise ValueError("the concept test has no vote; each chapter has one")
+    item = _vote_item(chapter)
     title = f"Vote on question {item['id']}"
     return "\n\n".join([title, _as_text(item, key="   <- right"), textwrap.fill(item["vote"], 88)])
 
@@ -129,6 +127,14 @@ def on_paper(chapter):
     ...
     """
     return "\n\n".join(f"{item['id']}\n\n{_as_text(item)}" for item in _load(chapter))
+
+
+def _vote_item(chapter):
+    """The question of a chapter that is to be voted on; tools/book_quiz.py shows it, too."""
+    item = next((item for item in _load(chapter) if "vote" in item), None)
+    if item is None:
+        raise ValueError("the concept test has no vote; each chapter has one")
+    return item
 
 
 def _as_text(item, key=""):
@@ -229,6 +235,10 @@ def _code(text):
     return f"<code>{html.escape(text, quote=False)}</code>"
 
 
+def _answers_are_code(item):
+    return item["kind"] == "predict-output" or "result" in item["options"][0]
+
+
 def _for_page(item):
     """An item as the page needs it: everything that is prose already in HTML."""
     numeric = item["kind"] == "number"
@@ -237,12 +247,11 @@ def _for_page(item):
     if numeric:
         page["tolerance"] = item["tolerance"]
         page["otherwise"] = f"{_verdict(None)} {_inline(item['otherwise'])}"
-    is_code = item["kind"] == "predict-output" or "result" in item["options"][0]
     for option in item["options"]:
         why = f"{_verdict(option)} {_inline(option['why'])}"
         if "result" in option:
             why += f" With this line the program prints: {_code(option['result'])}"
-        text = _code(option["text"]) if is_code else _inline(option["text"])
+        text = _code(option["text"]) if _answers_are_code(item) else _inline(option["text"])
         page["options"].append({"text": text, "correct": option["correct"], "why": why})
     return page
 
