@@ -1,4 +1,8 @@
-"""Submissions that implement nothing get nothing, and leave nothing behind."""
+"""Submissions that implement nothing get nothing, and leave nothing behind.
+
+They are graded four at a time, with right answers among them: most wait for a limit of time to end
+them, and what one of them does must not cost the others their marks.
+"""
 
 import os
 import sysconfig
@@ -6,12 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from battery import EXERCISES, IDS, NOTEBOOKS
+from battery import EXERCISES, IDS, NOTEBOOKS, with_cells
 
-from instructor.grader import grading, sandbox
+from instructor import build
+from instructor.grader import batch, grading, sandbox
 
 pytestmark = pytest.mark.slow
-NAMES = list(NOTEBOOKS)
+JOBS = 4
+SLOT = 900  # and above: slots that no other test grades in
+PATIENCE = grading.TEST_SECONDS, grading.LOAD_SECONDS, grading.LOSSES
+SOLVED = [f"solved {number}" for number in range(JOBS)]
 
 
 def outside():
@@ -39,34 +47,59 @@ def in_sandbox():
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_gets_nothing(name, sandboxed, monkeypatch):
-    monkeypatch.setattr(grading, "TEST_SECONDS", 2)  # those who wait for its end, wait less here
-    notebook = NOTEBOOKS[name]
-    if isinstance(notebook, bytes):
-        notebook = notebook.decode("utf-8", errors="replace")
-    before, begun = outside(), time.monotonic()
-    slot = 900 + NAMES.index(name) % 80
+def grade(notebook, patient):
+    """In a grading process: the grade, and the processes that outlive it by five seconds."""
+    grading.TEST_SECONDS, grading.LOAD_SECONDS, grading.LOSSES = PATIENCE if patient else (2, 6, 1)
+    slot, begun = SLOT + batch._begin.slot, time.monotonic()
     graded = grading.grade(notebook, EXERCISES, seed=1, slot=slot)
     ended = time.monotonic()
-    got = {
-        f"{e['id']} {t['title']}": t["points"] for e in graded.exercises for t in e["tests"]
-        if t["points"]
-    }  # fmt: skip
-    assert graded.points == 0, f"points for: {got}"
+    while left := [p for p in in_sandbox() if p[1] == sandbox.USER + slot]:
+        if time.monotonic() > ended + 5:
+            break
+        time.sleep(0.05)  # the kernel takes a moment to bury them
+    return graded, ended - begun, left
+
+
+@pytest.fixture(scope="module")
+def grades():
+    """{name: future of its grade} of all of them, graded side by side."""
+    solved = build.plain_notebook(EXERCISES, solved=True)
+    hostile = {
+        name: text if isinstance(text, str) else text.decode("utf-8", errors="replace")
+        for name, text in NOTEBOOKS.items()
+    }
+    step = len(hostile) // len(SOLVED)
+    order = list(hostile)
+    for number, name in enumerate(SOLVED):
+        order.insert(number * (step + 1), name)
+    before = outside()
+    with batch._pool(JOBS) as pool:
+        yield {
+            name: pool.submit(grade, hostile.get(name, solved), name in SOLVED) for name in order
+        }
+    assert outside() == before, "a file of ours was changed"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_gets_nothing(name, sandboxed, grades):
+    graded, seconds, left = grades[name].result()
+    assert graded.points == 0, [t for e in graded.exercises for t in e["tests"] if t["points"]]
     assert [e["id"] for e in graded.exercises] == list(IDS)
     assert graded.of == sum(e.about["points"] for e in EXERCISES)
-    assert outside() == before, "a file of ours was changed"
-    while mine := [p for p in in_sandbox() if p[1] == sandbox.USER + slot]:
-        assert time.monotonic() < ended + 5, f"processes outlive their grading: {mine}"
-        time.sleep(0.05)  # the kernel takes a moment to bury them
-    assert ended - begun < 120
+    assert not left, f"processes outlive their grading: {left}"
+    assert seconds < 120
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_right_answers_beside_them_get_everything(name, sandboxed, grades):
+    graded, _, left = grades[name].result()
+    lost = [t for e in graded.exercises for t in e["tests"] if t["status"] != "passed"]
+    assert not lost and graded.points == graded.of, lost
+    assert not left
 
 
 def test_words_of_an_answer_do_not_reach_its_report(sandboxed):
     """An exception's text and class could carry hidden inputs out."""
-    from battery import with_cells
-
     attack = """
 def reaches_mu(program):
     import torch
