@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PEERS := .venv/benchmarks
+OLDEST := .venv/oldest
 HTML := _build/html
 BUILT := _build/.built
 LIBRARY := _build/library
@@ -32,7 +33,7 @@ PROGRESS := -o console_output_style=progress-even-when-capture-no
 # The exercises' solutions and the grader, where they are: without instructor/, all else stands.
 -include instructor/targets.mk
 
-.PHONY: FORCE help book serve test lint format notebooks benchmarks mutants stills long-runs repoint constraints browser clean
+.PHONY: FORCE help book serve test lint format oldest notebooks benchmarks mutants stills long-runs repoint constraints browser clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -61,6 +62,10 @@ lint: $(INSTALLED)  ## Check the code style of the library, the tests and the no
 format: $(INSTALLED)  ## Put code and notebooks into the house style
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
+
+oldest: $(OLDEST)/.installed  ## Test the library with the oldest versions that it allows (PYTHON=python3.12, an environment of its own)
+	@$(quiet_threads) $(OLDEST)/bin/python -m pytest tests/lib lib/reparam \
+	  -m "not timing" --doctest-modules -n $(WORKERS) --dist loadfile
 
 notebooks: $(INSTALLED)  ## Re-execute and canonicalize the notebooks that changed
 	@$(quiet_threads) $(BIN)/python tools/notebooks.py run $(ARGS)
@@ -124,6 +129,14 @@ $(PEERS)/.installed: tests/benchmarks/requirements.txt constraints.txt pyproject
 	@rm -f $@
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(PEERS)/bin/python -m pip install -r $<
+	@touch $@
+
+$(OLDEST)/.installed: tests/lib/oldest.txt pyproject.toml
+	@echo "==> environment of the oldest versions in $(OLDEST) ($$($(PYTHON) --version))"
+	@rm -f $@
+	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(OLDEST)/bin/python -m pip install -r $<
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(OLDEST)/bin/python -m pip install --no-deps -e .
 	@touch $@
 
 # Sphinx forgets the warnings of pages that it does not read again, so a failed build must leave

@@ -137,7 +137,7 @@ def check_temperature(temperature: float | Tensor, name: str = "temperature") ->
     """A positive finite number, or a tensor of them."""
     if isinstance(temperature, Tensor):
         bad = any_true(~((temperature > 0) & temperature.isfinite()))
-    elif isinstance(temperature, int | float) and not isinstance(temperature, bool):
+    elif isinstance(temperature, (int, float)) and not isinstance(temperature, bool):
         bad = not 0 < temperature < math.inf
     else:
         raise TypeError(

@@ -1265,7 +1265,7 @@ def _draw(panel, rows: list[Row], price: str) -> None:
         xlabel=f"variance × {'time of one estimate (s)' if timed else 'evaluations of f'}",
         ylabel="bias, ± 2 s.e.",
     )
-    panel.xaxis.minorticks_off()
+    panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     # A linear axis that shows the largest bias would flatten the intervals of the unbiased ones.
     reach = [abs(row.bias) + 2 * row.bias_error for row in rows]
     linear = max((size for size, row in zip(reach, rows, strict=True) if not row.biased), default=0)

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,20 @@ def imported(path: Path) -> set[str]:
 def files(module: str) -> list[Path]:
     folder = LIBRARY / module
     return sorted(folder.glob("*.py")) if folder.is_dir() else [LIBRARY / f"{module}.py"]
+
+
+def test_the_oldest_versions_are_those_of_the_package():
+    """`make oldest` tests what pyproject.toml allows."""
+    root = LIBRARY.parents[1]
+    wanted = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = dict(line.split(">=") for line in wanted["project"]["dependencies"])
+    lines = (root / "tests/lib/oldest.txt").read_text(encoding="utf-8").splitlines()
+    tested = dict(line.split("==") for line in lines if "==" in line)
+    for name, version in wanted.items():
+        digits = version.count(".") + 1
+        assert tested[name].split(".")[:digits] == version.split("."), (
+            f"{name}: pyproject.toml allows {version}, `make oldest` tests {tested[name]}"
+        )
 
 
 def test_every_module_has_its_floor():

@@ -84,6 +84,8 @@ def test_it_agrees_with_what_pytorch_says_of_rsample(table):
 )
 def test_how_each_is_reparameterized(table, name, path):
     """By hand, from the source of PyTorch 2.13."""
+    if name == "GeneralizedPareto" and not hasattr(distributions, name):
+        pytest.skip("this torch has no such distribution")
     assert table[name].path == path
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from reparam.flows import FlowSequence, InverseAutoregressiveFlow, MaskedAutoregressiveFlow
 from reparam.flows.autoregressive import LOG_SCALE_BOUND
@@ -223,7 +224,7 @@ def test_the_slow_direction_computes_every_unit_once():
     z = torch.randn(8, 16)
 
     def count(way):
-        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter:
             way(z)
         return counter.get_total_flops()
 
