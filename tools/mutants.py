@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "lib" / "reparam"
 EXPLAINED = ROOT / "tests" / "lib" / "mutants.toml"  # survivors that change nothing, and why
 TESTS = {  # module of reparam: the files of tests/lib that mirror it
-    "_checks": ["test_gaussian", "estimators/test_basics", "test_measure"],
+    "_checks": ["test_gaussian", "estimators/test_basics", "test_relaxed", "test_noise"],
+    "_functions": ["test_gaussian", "distributions/test_implicit"],
     "noise": ["test_noise"],
     "gaussian": ["test_gaussian"],
     "relaxed": ["test_relaxed"],
