@@ -1,5 +1,6 @@
 """The explorers: their arithmetic, run in Node, against torch; their derived files; their size."""
 
+import functools
 import math
 
 import numpy as np
@@ -273,15 +274,20 @@ def second_moment(f, mu, sigma, by, score):
     return total
 
 
+@functools.cache
+def exact_of(f, mu, sigma):
+    parameters = {"loc": mu, "scale": sigma}
+    parameters = {k: torch.tensor(v, dtype=torch.float64) for k, v in parameters.items()}
+    return exact_gradient(HISTOGRAMS[f], Normal, parameters)
+
+
 @pytest.mark.parametrize("f", HISTOGRAMS)
 @pytest.mark.parametrize("by", ["mu", "sigma"])
 def test_exact_variances_against_quadrature(f, by):
     explorer = two_histograms()
     for mu, sigma in PLACES:
         got = view(explorer, f=f, by=by, mu=mu, sigma=sigma, k="4")
-        parameters = {"loc": mu, "scale": sigma}
-        parameters = {k: torch.tensor(v, dtype=torch.float64) for k, v in parameters.items()}
-        exact = exact_gradient(HISTOGRAMS[f], Normal, parameters)
+        exact = exact_of(f, mu, sigma)
         name = {"mu": "loc", "sigma": "scale"}[by]
         truth = exact.gradient[name].item()
         assert got["truth"] == pytest.approx(truth, rel=1e-7, abs=1e-9 + exact.error[name].item())
