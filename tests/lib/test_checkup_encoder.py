@@ -316,6 +316,20 @@ def test_heads_of_sixteen_bits_are_remarked_on(dtype, images):
     assert "no fault found\n· the heads are in" in str(report)
 
 
+def test_means_below_zero_are_as_coarse_as_those_above(images):
+    torch.manual_seed(0)
+    heads = nn.Linear(64, 4).bfloat16()
+
+    def encoder(x):
+        mu, log_var = heads(x).chunk(2, -1)
+        return mu - 100, 0.1 * log_var
+
+    report = check_encoder(encoder, images[:100].bfloat16())
+    (remark,) = [r for r in report.remarks if r.name == "the heads are in bfloat16"]
+    # eps is 1/128, the widest mean about -101, sigma about 1.
+    assert "up to 0.8 sigma apart at mu" in remark.evidence
+
+
 def test_float16_overflows_early(images):
     torch.manual_seed(0)
     encoder = Encoder(lambda raw: raw + 11.5).half()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from reparam import noise as noise_module
 from reparam.noise import exponential_noise, gumbel_noise, logistic_noise, open_uniform_noise
 from tests.lib.statistical import ALARM, check_count, check_mean
 
@@ -181,3 +182,15 @@ def test_one_number(noise, dtype):
 def test_bad_input(noise, size, options, error, says):
     with pytest.raises(error, match=says):
         noise(size, **options)
+
+
+def test_a_zero_that_a_cpu_draws_once_in_many_years_is_taken_care_of(monkeypatch):
+    """The generator's smallest number, which no number of draws here would show."""
+    monkeypatch.setattr(
+        noise_module, "_fine_uniform", lambda noise, generator: torch.zeros(4, dtype=torch.float64)
+    )
+    for dtype in (torch.float32, torch.float64):
+        assert (open_uniform_noise(4, dtype=dtype) == torch.finfo(dtype).tiny).all()
+        assert (exponential_noise(4, dtype=dtype) == torch.finfo(dtype).tiny).all()
+        x = logistic_noise(4, dtype=dtype)
+        torch.testing.assert_close(x, torch.full((4,), -54 * math.log(2), dtype=dtype))
