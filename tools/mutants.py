@@ -39,14 +39,26 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
         "estimators/test_parameters",
         "estimators/test_basics",
     ],
-    "estimators.pathwise": ["estimators/test_pathwise", "estimators/test_basics"],
-    "estimators.score": ["estimators/test_score", "estimators/test_basics"],
-    "estimators.enumeration": ["estimators/test_enumeration", "estimators/test_basics"],
-    "estimators.antithetic": ["estimators/test_antithetic"],
-    "estimators.measure_valued": ["estimators/test_measure_valued"],
-    "estimators.spsa": ["estimators/test_spsa"],
-    "estimators.relaxations": ["estimators/test_relaxations"],
-    "estimators.control_variates": ["estimators/test_control_variates"],
+    "estimators.pathwise": [
+        "estimators/test_pathwise",
+        "estimators/test_basics",
+        "estimators/test_contract",
+    ],
+    "estimators.score": [
+        "estimators/test_score",
+        "estimators/test_basics",
+        "estimators/test_contract",
+    ],
+    "estimators.enumeration": [
+        "estimators/test_enumeration",
+        "estimators/test_basics",
+        "estimators/test_contract",
+    ],
+    "estimators.antithetic": ["estimators/test_antithetic", "estimators/test_contract"],
+    "estimators.measure_valued": ["estimators/test_measure_valued", "estimators/test_contract"],
+    "estimators.spsa": ["estimators/test_spsa", "estimators/test_contract"],
+    "estimators.relaxations": ["estimators/test_relaxations", "estimators/test_contract"],
+    "estimators.control_variates": ["estimators/test_control_variates", "estimators/test_contract"],
     **{
         f"distributions.{name}": [f"distributions/test_{name}"]
         for name in (

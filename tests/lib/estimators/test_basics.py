@@ -17,6 +17,7 @@ from torch.distributions import (
 )
 
 from reparam.estimators import Enumeration, Pathwise, ScoreFunction
+from reparam.estimators._contract import _depends_on
 from tests.lib.statistical import check_mean
 
 F64 = torch.float64
@@ -299,3 +300,11 @@ def test_score_function_refuses_a_moving_support():
     moved = Independent(Uniform(torch.zeros(2), theta.expand(2)), 1)
     with pytest.raises(ValueError, match="support moves"):
         ScoreFunction()(lambda z: z.sum(-1), moved)
+
+
+def test_a_graph_leads_back_to_leaves_and_to_results():
+    leaf = T(1.0, 2.0)
+    result, other = leaf.exp(), T(1.0, 2.0)
+    for z in (leaf, result):
+        assert _depends_on((3 * z).sum(), z)
+        assert not _depends_on((3 * other).sum(), z)

@@ -21,7 +21,7 @@ from torch.distributions import (
 )
 
 from reparam.estimators import SPSA, spsa
-from tests.lib.statistical import check_mean
+from tests.lib.statistical import check_count, check_mean
 
 F64 = torch.float64
 
@@ -359,3 +359,13 @@ def test_probabilities_on_the_edge_are_refused(edge):
         with pytest.raises(ValueError, match="SPSA moves the logits of probabilities"):
             SPSA()(lambda b: b.sum(-1), q)
     SPSA()(torch.clone, Bernoulli(probs.detach()))
+
+
+def test_signs_are_fair_and_independent():
+    """Of each entry, and of each pair of entries: no two share a bit."""
+    signs = spsa._signs(torch.zeros(3, 3, dtype=F64), 100_000).flatten(1)
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    for one in range(9):
+        check_count((signs[:, one] > 0).sum(), len(signs), 0.5)
+        for other in range(one):
+            check_count((signs[:, one] == signs[:, other]).sum(), len(signs), 0.5)
