@@ -330,6 +330,20 @@ def test_means_below_zero_are_as_coarse_as_those_above(images):
     assert "up to 0.8 sigma apart at mu" in remark.evidence
 
 
+def test_a_dimension_that_is_switched_off_ignores_the_input(images):
+    """Its heads are 0, and so are all their gradients."""
+    torch.manual_seed(0)
+    heads, mask = nn.Linear(64, 8), torch.tensor([1.0, 1.0, 0.0, 1.0])
+
+    def encoder(x):
+        mu, log_var = heads(x).chunk(2, -1)
+        return mask * mu, mask * log_var
+
+    report = check_encoder(encoder, images[:100])
+    finding = report.findings[names(report).index("latent dimensions ignore the input")]
+    assert "of dimensions 2 are the same for all 100 inputs" in finding.evidence
+
+
 def test_float16_overflows_early(images):
     torch.manual_seed(0)
     encoder = Encoder(lambda raw: raw + 11.5).half()

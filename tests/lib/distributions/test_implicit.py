@@ -241,3 +241,21 @@ def test_mixed_rows_are_found_whichever_way_they_mix(mixed):
     z = torch.randn(3, 5, dtype=F64)
     with pytest.raises(ValueError, match="mixes"):
         implicit_reparameterization(z, lambda z: torch.sigmoid(mixed(z) - LOC[0]))
+
+
+def test_the_slope_of_a_far_tail_may_be_off_and_nowhere_else():
+    """Rounding spoils it there; `log_prob` is what counts."""
+
+    def steep(beyond):
+        def cdf(x):
+            p = normal_cdf(x)
+            return p + 0.05 * torch.where(x.abs() >= beyond, p - p.detach(), torch.zeros_like(p))
+
+        return cdf
+
+    log_prob = torch.distributions.Normal(T(0.0), 1.0).log_prob
+    for z in (-4.0, 4.0):
+        implicit_reparameterization(T([z]).detach(), steep(3.5), log_prob)
+    for z in (-1.0, 1.0):
+        with pytest.raises(ValueError, match="log_prob must be the logarithm"):
+            implicit_reparameterization(T([z]).detach(), steep(0.5), log_prob)
