@@ -170,6 +170,14 @@ def test_a_fresh_flow_is_near_the_identity(name, dim):
 
 
 @each_flow
+def test_a_fresh_flow_hardly_heeds_its_context(name):
+    """What an encoder says at first must not spoil the start at the identity."""
+    flow, z = CASES[name](3, 50).double(), inputs()
+    one, other = (flow(z, torch.randn(5, 50, dtype=torch.float64))[0] for _ in range(2))
+    assert (one - other).abs().max() < 0.3
+
+
+@each_flow
 @each_context
 @each_way
 def test_leading_dimensions_of_input_and_context(name, context_dim, way):
