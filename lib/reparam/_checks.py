@@ -1,6 +1,7 @@
 """Checks of what callers pass in: one clear error that says what came and what was wanted."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -125,6 +126,12 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__} ({value!r})")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_number(name: str, value: float) -> None:
+    """A real number (a bool is none, nor is a tensor)."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__} ({value!r})")
 
 
 def check_flag(name: str, value: bool) -> None:

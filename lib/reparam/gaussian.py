@@ -13,9 +13,12 @@ from reparam._checks import (
     any_true,
     check_alike,
     check_finite,
+    check_flag,
     check_float,
     check_generator,
+    check_number,
     check_same_shape,
+    is_infinite,
 )
 from reparam._functions import wide_dtype
 
@@ -53,7 +56,7 @@ def reparameterize_gaussian(
         Samples of the shape and dtype of `mu`.
 
     Raises:
-        TypeError: if an argument is not a floating-point tensor.
+        TypeError: if `mu` or `log_var` is not a floating-point tensor, or `training` no bool.
         ValueError: if shapes, dtypes or devices differ, or a value is NaN or infinite.
 
     Derived in chapter 2. Source: Kingma and Welling (2014), https://arxiv.org/abs/1312.6114;
@@ -68,6 +71,7 @@ def reparameterize_gaussian(
     check_finite(mu=mu, log_var=log_var)
     check_alike(mu=mu, log_var=log_var)
     check_same_shape(mu=mu, log_var=log_var)
+    check_flag("training", training)
     if not training:
         return mu
     eps = _noise_like(mu, generator)
@@ -231,7 +235,7 @@ def bound_log_var(raw: Tensor, low: float = -10.0, high: float = 10.0) -> Tensor
         Log-variances of the shape of `raw`.
 
     Raises:
-        TypeError: if `raw` is not a floating-point tensor.
+        TypeError: if `raw` is not a floating-point tensor, or `low` or `high` no number.
         ValueError: if `low` is not below `high` or one is infinite, or `raw` holds NaN or infinity.
 
     Derived in chapter 4.
@@ -240,6 +244,8 @@ def bound_log_var(raw: Tensor, low: float = -10.0, high: float = 10.0) -> Tensor
     tensor([-9.9995,  0.0000,  9.9995])
     """
     check_finite(raw=raw)
+    check_number("low", low)
+    check_number("high", high)
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"low must be below high and both finite, got low={low} and high={high}")
     center, half = (low + high) / 2, (high - low) / 2
@@ -345,7 +351,7 @@ def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str
 
     Raises:
         TypeError, ValueError: as `reparameterize_low_rank_gaussian`, or if `reduction` is neither
-            `"sum"` nor `"batchmean"`.
+            `"sum"` nor `"batchmean"`; ValueError too if `exp(-log_diagonal)` overflows beside W.
 
     Derived in chapter 4.
 
@@ -356,7 +362,13 @@ def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str
     _check_joint(reduction)
     W, log_d = factor.double(), log_diagonal.double().unsqueeze(-1)
     whitened = W * torch.exp(-log_d / 2)
-    eigenvalues = torch.linalg.eigvalsh(whitened.mT @ whitened).clamp(min=0)
+    if is_infinite(whitened.square()):
+        raise ValueError(
+            "exp(-log_diagonal) overflows beside factor, with a log_diagonal of "
+            f"{log_diagonal.min().item():g}: pass it through bound_log_var"
+        )
+    # Of `Wᵀ D⁻¹ W`; worked out from it, those that are 0 would be what rounding makes of them.
+    eigenvalues = torch.linalg.svdvals(whitened).square()
     log_1p = torch.log1p(eigenvalues)
     far = W.square().sum((-2, -1)) - log_1p.sum(-1)
     near = _excess(eigenvalues, log_1p).sum(-1) - (W.square() * torch.expm1(-log_d)).sum((-2, -1))

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Normal
 
-from reparam._checks import check_count
+from reparam._checks import check_count, check_number
 from reparam.estimators import Pathwise, ScoreFunction
 from reparam.measure import exact_gradient
 from reparam.plots import WIDTH, gradient_histogram
@@ -307,7 +307,6 @@ def _base64(data):
 
 
 def _check_range(name, value, low, high):
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__} ({value!r})")
+    check_number(name, value)
     if not low <= value <= high:
         raise ValueError(f"{name} must lie between {low} and {high}, got {value}")

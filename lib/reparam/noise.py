@@ -163,9 +163,12 @@ def _blank(
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"noise needs a floating-point dtype, got {dtype!r}")
-    size = (size,) if isinstance(size, int) else tuple(size)
-    if any(not isinstance(length, int) or isinstance(length, bool) for length in size):
+    size = (size,) if isinstance(size, int) else size
+    if not isinstance(size, Sequence) or any(
+        not isinstance(length, int) or isinstance(length, bool) for length in size
+    ):
         raise TypeError(f"size must be an int or a sequence of ints, got {size!r}")
+    size = tuple(size)
     if any(length < 0 for length in size):
         raise ValueError(f"size must not be negative, got {size}")
     blank = torch.empty(size, dtype=wide_dtype(dtype), device=device)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
-from reparam._checks import check_count, check_float
+from reparam._checks import check_count, check_float, check_number
 
 __all__ = [
     "BLUE",
@@ -204,7 +204,7 @@ def gradient_histogram(
         The axes.
 
     Raises:
-        TypeError: if a set of estimates is not a floating-point tensor.
+        TypeError: if a set of estimates is not a floating-point tensor, or `truth` no number.
         ValueError: if there are no estimates, more sets than colors, another shape, or a value
             is not finite.
 
@@ -215,6 +215,7 @@ def gradient_histogram(
     """
     _check_series(estimates=estimates)
     check_count("bins", bins)
+    check_number("truth", truth)
     if not np.isfinite(truth):
         raise ValueError(f"truth must be the finite exact gradient, got {truth}")
     values = {name: series.detach().cpu().double().numpy() for name, series in estimates.items()}
@@ -433,7 +434,7 @@ def draw_backward_graph(
         The axes.
 
     Raises:
-        TypeError: if `output` is not a tensor.
+        TypeError: if `output` is not a tensor, or `leaves` no dict of tensors.
 
     >>> mu = torch.tensor(0.0, requires_grad=True)
     >>> axes = draw_backward_graph((mu + 1) ** 2, {"μ": mu})
@@ -443,6 +444,11 @@ def draw_backward_graph(
     """
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"output must be a tensor, got {type(output).__name__}")
+    if not isinstance(leaves, Mapping):
+        raise TypeError(f"leaves must be a dict of named tensors, got {type(leaves).__name__}")
+    for name, leaf in leaves.items():
+        if not isinstance(leaf, torch.Tensor):
+            raise TypeError(f"leaves[{name!r}] must be a tensor, got {type(leaf).__name__}")
     names = {id(tensor): name for name, tensor in leaves.items()}
     labels, depths, arrows = {}, {}, []
 

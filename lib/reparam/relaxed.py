@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reparam._checks import any_true, check_alike, check_finite, check_float, check_temperature
+from reparam._checks import (
+    any_true,
+    check_alike,
+    check_finite,
+    check_flag,
+    check_float,
+    check_number,
+    check_temperature,
+    is_infinite,
+)
 from reparam._functions import Function, above_zero, joint_shape, wide_dtype
 from reparam.noise import gumbel_noise, logistic_noise
 
@@ -47,9 +56,11 @@ def gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0, hard: bool
         Samples of the shape and dtype of `logits`.
 
     Raises:
-        TypeError: if `logits` is not a floating-point tensor, or `temperature` no number.
-        ValueError: if `logits` has no dimension, is empty or holds NaN, or if `temperature` is not
-            positive and finite or does not fit.
+        TypeError: if `logits` is not a floating-point tensor, `temperature` no number, or `hard`
+            no bool.
+        ValueError: if `logits` has no dimension, is empty or holds NaN, if all its classes are
+            ruled out by minus infinity, or one is infinite, or if `temperature` is not positive
+            and finite or does not fit.
 
     Derived in chapter 5; used in chapter 7. Source: Jang, Gu and Poole (2017),
     https://arxiv.org/abs/1611.01144; Maddison, Mnih and Teh (2017),
@@ -62,6 +73,7 @@ def gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0, hard: bool
     tensor([1., 0.])
     """
     _check_classes(logits)
+    check_flag("hard", hard)
     temperature = _fitting(temperature, logits)
     z = _with_gumbel_noise(logits)
     soft = _one_hot_softened(z, temperature).to(logits.dtype)
@@ -86,6 +98,7 @@ def relaxed_bernoulli(
     tensor([0., 1.])
     """
     check_float(logits=logits)
+    check_flag("hard", hard)
     temperature = _fitting(temperature, logits)
     z = _with_logistic_noise(logits)
     return _Sigmoid.call(_divided(z, temperature), hard).to(logits.dtype)
@@ -263,7 +276,7 @@ def annealed_temperature(
         rate: per step; Jang et al. search 1e-5 and 1e-4.
 
     Raises:
-        TypeError: if `start` or `end` is not a number.
+        TypeError: if an argument is not a number.
         ValueError: if `start` or `end` is not positive and finite, if `end` exceeds `start`, or if
             `step` or `rate` is negative.
 
@@ -274,6 +287,8 @@ def annealed_temperature(
     """
     check_temperature(start, "start")
     check_temperature(end, "end")
+    for name, number in dict(step=step, start=start, end=end, rate=rate).items():
+        check_number(name, number)
     if end > start:
         raise ValueError(f"end must not exceed start, got start={start} and end={end}")
     if not (step >= 0 and rate >= 0):
@@ -299,7 +314,8 @@ def gumbel_given(one_hot: Tensor, logits: Tensor) -> Tensor:
 
     Raises:
         TypeError: if an argument is not a floating-point tensor.
-        ValueError: if one holds NaN, `one_hot` is not one-hot, or dtypes or devices differ.
+        ValueError: if one holds NaN, `one_hot` is not one-hot, `logits` rule every class out, or
+            dtypes or devices differ.
 
     Derived in chapter 7. Source: Maddison, Tarlow and Minka (2014), section 3,
     https://arxiv.org/abs/1411.0030; Tucker et al. (2017), https://arxiv.org/abs/1703.07370.
@@ -311,6 +327,7 @@ def gumbel_given(one_hot: Tensor, logits: Tensor) -> Tensor:
     one_hot = _check_given("one_hot", one_hot, logits)
     if one_hot.ndim == 0 or any_true(one_hot.sum(-1) != 1):
         raise ValueError("one_hot must hold exactly one 1 in its last dimension")
+    _check_some_class(logits)
     return _gumbel_given(one_hot, _wide(logits)).to(logits.dtype)
 
 
@@ -428,6 +445,19 @@ def _check_classes(logits: Tensor) -> None:
         raise ValueError(
             "logits must have a last dimension with one number for each class, got a scalar: "
             "for one Bernoulli variable use relaxed_bernoulli"
+        )
+    _check_some_class(logits)
+
+
+def _check_some_class(logits: Tensor) -> None:
+    if not is_infinite(logits):
+        return
+    largest = logits.amax(-1)
+    if any_true(largest.isinf()):
+        raise ValueError(
+            "the largest of the logits in the last dimension must be finite, got "
+            f"{largest[largest.isinf()][0].item():g}: minus infinity rules a class out, and one of "
+            "them must be left"
         )
 
 

@@ -299,6 +299,7 @@ class CategoricalDecoder(BernoulliDecoder):
         self.event_shape = (variables, classes)
 
     def forward(self, z: Tensor) -> Independent:
+        check_float(z=z)
         if z.shape[-2:] != self.event_shape:
             raise ValueError(
                 f"z must have shape [..., {self.event_shape[0]}, {self.event_shape[1]}], "
@@ -496,7 +497,7 @@ class HybridEncoder(nn.Module):
 
     def __init__(self, input_dim: int, hidden_dim: int, classes: int, continuous_dim: int):
         super().__init__()
-        _check_sizes(classes=classes)
+        _check_sizes(classes=classes, continuous_dim=continuous_dim)
         self.latent_dim = classes + continuous_dim
         self.gaussian = GaussianEncoder(input_dim, hidden_dim, continuous_dim)
         self.logits = nn.Sequential(
@@ -837,6 +838,14 @@ def hybrid_digits_vae(
     )
 
 
+class _VectorEncoder(nn.Sequential):
+    """Layers of which the first one says what images fit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_input("x", x, self[0])
+        return super().forward(x)
+
+
 def quantized_digits_vae(
     variables: int = 8, codes: int = 8, dim: int = 4, hidden_dim: int = 200
 ) -> QuantizedVAE:
@@ -847,7 +856,7 @@ def quantized_digits_vae(
     >>> quantized_digits_vae().prior.event_shape
     torch.Size([8])
     """
-    encoder = nn.Sequential(
+    encoder = _VectorEncoder(
         nn.Linear(64, hidden_dim),
         nn.ReLU(),
         nn.Linear(hidden_dim, variables * dim),

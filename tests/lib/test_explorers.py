@@ -497,6 +497,14 @@ def test_bad_seed(bad):
             make(seed=bad)
 
 
+@pytest.mark.parametrize("bad", [-1, 1.5, None])
+def test_bad_draws(bad):
+    with pytest.raises((TypeError, ValueError), match="draw must be"):
+        fresh_noise(0, bad, 3)
+    with pytest.raises((TypeError, ValueError), match="size must be"):
+        fresh_noise(0, 0, bad)
+
+
 @pytest.mark.parametrize("bad", [0, 15, 97, 64.0, True])
 def test_bad_number_of_samples(bad):
     with pytest.raises(ValueError, match="num_samples must be a whole number from 16 to 96"):

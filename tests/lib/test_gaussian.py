@@ -728,6 +728,18 @@ def test_bad_low_rank(function, mu, factor, log_diagonal, error, says):
         function(mu, factor, log_diagonal)
 
 
+@pytest.mark.parametrize("factor", [ones(2, 1), 0 * ones(2, 3)])
+def test_a_precision_that_overflows_is_named(factor):
+    """Where LAPACK raises an error of its own, or nothing is said at all."""
+    with pytest.raises(ValueError, match=r"log_diagonal. overflows .* of -10000: pass it through"):
+        low_rank_kl(ones(2), factor, -1e4 * ones(2))
+
+
+def test_a_generator_is_not_taken_for_the_flag_before_it():
+    with pytest.raises(TypeError, match="training must be True or False, got Generator"):
+        reparameterize_gaussian(ones(2), ones(2), torch.Generator())
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", None])
 def test_a_joint_kl_has_no_shares(reduction):
     says = "'sum' or 'batchmean', got .* no sum over dimensions"
@@ -749,8 +761,18 @@ def test_a_joint_kl_has_no_shares(reduction):
         (ones(2) * math.inf, -1.0, 1.0, ValueError, "raw holds infinity"),
         (ones(0), -1.0, 1.0, ValueError, "raw is empty"),
         (2.0, -1.0, 1.0, TypeError, "raw must be a tensor"),
+        (ones(2), "low", 1.0, TypeError, "low must be a number, got str"),
+        (ones(2), -1.0, ones(2), TypeError, "high must be a number, got Tensor"),
     ],
 )
 def test_bad_bound(raw, low, high, error, says):
     with pytest.raises(error, match=says):
         bound_log_var(raw, low, high)
+
+
+def test_more_columns_than_rows_beside_a_tiny_diagonal():
+    """Their Gram matrix has eigenvalues of 1e21 and 0, and the 0 would be 1e5 by rounding."""
+    mu, W = torch.tensor([0.6]), torch.tensor([[0.3, 0.6, 1.1]])
+    log_diagonal = torch.tensor([-50.0])
+    L = (W @ W.mT + log_diagonal.exp()).sqrt()
+    torch.testing.assert_close(low_rank_kl(mu, W, log_diagonal), full_covariance_kl(mu, L))

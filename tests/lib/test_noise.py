@@ -170,6 +170,8 @@ def test_one_number(noise, dtype):
         (-1, {}, ValueError, "negative"),
         ((2, 1.5), {}, TypeError, r"sequence of ints, got \(2, 1.5\)"),
         ((True, 2), {}, TypeError, "sequence of ints"),
+        (None, {}, TypeError, "sequence of ints, got None"),
+        (1.5, {}, TypeError, "sequence of ints, got 1.5"),
         (3, {"generator": 0}, TypeError, "must be a torch.Generator, got int"),
         (
             3,

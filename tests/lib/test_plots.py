@@ -186,6 +186,7 @@ def test_show_digits_bad_input(images, options, error, message):
         ({"a": torch.tensor([0.0, torch.nan])}, 0.0, ValueError, "NaN"),
         ({"a": torch.tensor([0.0, torch.inf])}, 0.0, ValueError, "infinity"),
         ({"a": torch.zeros(3)}, float("nan"), ValueError, "finite"),
+        ({"a": torch.zeros(3)}, torch.tensor(0.0), TypeError, "truth must be a number, got Tensor"),
     ],
 )
 def test_gradient_histogram_bad_input(estimates, truth, error, message):
@@ -268,3 +269,16 @@ def test_many_learning_curves_bad_input(options, message):
     curves = arguments.pop("curves", curves)
     with pytest.raises(ValueError, match=message):
         plots.many_learning_curves(curves, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("output", "leaves", "says"),
+    [
+        (1.0, {}, "output must be a tensor, got float"),
+        (torch.ones(1), [torch.ones(1)], "leaves must be a dict of named tensors, got list"),
+        (torch.ones(1), {"a": 1.0}, r"leaves\['a'\] must be a tensor, got float"),
+    ],
+)
+def test_draw_backward_graph_bad_input(output, leaves, says):
+    with pytest.raises(TypeError, match=says):
+        plots.draw_backward_graph(output, leaves)

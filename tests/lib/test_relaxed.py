@@ -540,6 +540,7 @@ def test_under_torch_func_and_compile(sampler, hard):
 
 
 ONE_HOT = torch.tensor([0.0, 1.0])
+MASKED = torch.tensor([[0.0, -math.inf], [-math.inf, -math.inf]])  # of all classes, in a row
 
 
 @pytest.mark.parametrize(
@@ -630,6 +631,22 @@ ONE_HOT = torch.tensor([0.0, 1.0])
         (lambda: annealed_temperature(1, end=0.0), ValueError, "end must be positive"),
         (lambda: annealed_temperature(1, 0.5, 0.7), ValueError, "end must not exceed start"),
         (lambda: annealed_temperature(1, start="1"), TypeError, "start must be a positive number"),
+        (lambda: annealed_temperature("1"), TypeError, "step must be a number, got str"),
+        (lambda: annealed_temperature(1, end=torch.ones(2)), TypeError, "end must be a number"),
+        (
+            lambda: gumbel_softmax(torch.zeros(2), 1.0, None),
+            TypeError,
+            "hard must be True or False",
+        ),
+        (
+            lambda: relaxed_bernoulli(torch.zeros(2), 1.0, 1),
+            TypeError,
+            "hard must be True or False",
+        ),
+        (lambda: gumbel_softmax(MASKED), ValueError, "must be finite, got -inf: .* must be left"),
+        (lambda: gumbel_softmax(-MASKED), ValueError, "must be finite, got inf"),
+        (lambda: log_gumbel_softmax(MASKED), ValueError, "must be finite, got -inf"),
+        (lambda: gumbel_given(ONE_HOT, MASKED[1]), ValueError, "must be finite, got -inf"),
     ],
 )
 def test_bad_input(call, error, says):

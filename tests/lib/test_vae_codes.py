@@ -329,6 +329,24 @@ def test_bad_images(make, x, error, message):
         make(torch.float32).elbo(x, estimator=Enumeration())
 
 
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.zeros(3, 5), ValueError, r"x must have shape \[..., 64\], got \[3, 5\]"),
+        (torch.zeros(3, 64).tolist(), TypeError, "x must be a tensor, got list"),
+        (torch.zeros(3, 64).double(), ValueError, "weights and x must share dtype"),
+    ],
+)
+def test_bad_images_of_a_quantized_vae(x, error, message):
+    with pytest.raises(error, match=message):
+        quantized_digits_vae().elbo(x)
+
+
+def test_a_decoder_of_codes_takes_tensors():
+    with pytest.raises(TypeError, match="z must be a tensor, got list"):
+        CategoricalDecoder(1, 2, 3, 4)([[0.0, 1.0]])
+
+
 def test_bad_sizes():
     for make in (
         lambda: CategoricalEncoder(6, 16, 0, 4),

@@ -204,8 +204,8 @@ def reparameterize_weibull(
 
     Raises:
         TypeError: if an argument is not a floating-point tensor.
-        ValueError: if shapes do not broadcast, dtypes or devices differ, or a value is NaN,
-            infinite or not positive.
+        ValueError: if shapes do not broadcast, dtypes or devices differ, a value is NaN, infinite
+            or not positive, or an exponent too small for a gradient (1e-17 in float32).
 
     Derived in chapter 5.
 
@@ -283,6 +283,7 @@ def reparameterize_pareto(
 # --- details -------------------------------------------------------------------------------------
 
 _ANY_SIGN = ("loc", "low", "high")  # the parameters that need not be positive
+_EXPONENTS = ("concentration", "concentration1", "concentration0", "alpha")
 
 
 def _prepared(generator: torch.Generator | None, **parameters: Tensor) -> list[Tensor]:
@@ -291,11 +292,18 @@ def _prepared(generator: torch.Generator | None, **parameters: Tensor) -> list[T
     check_alike(**parameters)
     first = next(iter(parameters.values()))
     check_generator(generator, first.device)
+    wide = wide_dtype(first.dtype)
     for name, parameter in parameters.items():
         if name not in _ANY_SIGN and any_true(parameter <= 0):
             raise ValueError(
                 f"{name} must be positive, got {parameter.min().item():g}: pass it through an "
                 "exponential or a softplus"
+            )
+        least = 100 * math.sqrt(torch.finfo(wide).tiny)
+        if name in _EXPONENTS and any_true(parameter < least):
+            raise ValueError(
+                f"{name} must be at least {least:.0e}, got {parameter.min().item():g}: the square "
+                "of its inverse, which gradients hold, would overflow"
             )
     shapes = [parameter.shape for parameter in parameters.values()]
     shape = joint_shape(*shapes)
@@ -304,7 +312,6 @@ def _prepared(generator: torch.Generator | None, **parameters: Tensor) -> list[T
             f"{' and '.join(parameters)} must have shapes that broadcast, got "
             + " and ".join(str(tuple(shape)) for shape in shapes)
         )
-    wide = wide_dtype(first.dtype)
     return [parameter.to(wide).expand(shape) for parameter in parameters.values()]
 
 

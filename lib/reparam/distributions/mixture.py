@@ -99,6 +99,9 @@ class Mixture(MixtureSameFamily):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._is_narrow():
             return self._in_float32().log_prob(value.float()).to(value.dtype)
+        if 0 in value.shape:  # which torch's Independent cannot reshape
+            batch_shape = value.shape[: value.ndim - self._event_ndims]
+            return value.new_empty(torch.broadcast_shapes(batch_shape, self.batch_shape))
         return super().log_prob(value)
 
     def rsample(self, sample_shape=()) -> Tensor:

@@ -39,7 +39,8 @@ class TruncatedNormal(Distribution):
     Raises:
         TypeError: if a parameter is a tensor without floating-point numbers.
         ValueError: if dtypes or devices differ, a parameter is NaN, `loc` or `scale` infinite,
-            `scale` not positive, or `low` not below `high`.
+            `scale` not positive, `low` not below `high`, or the bounds out of reach, more than 1e15
+            scales away or closer than 1e-15 of them in float32.
 
     Derived in chapter 5. Source: Figurnov, Mohamed and Mnih (2018),
     https://arxiv.org/abs/1805.08498; Burkardt (2014),
@@ -84,9 +85,25 @@ class TruncatedNormal(Distribution):
                 raise ValueError(f"{name} must be finite; only low and high may be infinite")
         if any_true(self.low >= self.high):
             raise ValueError(
-                f"low must be below high, got low={self.low} and high={self.high}: for a law at "
-                "one point use that point"
+                f"low must be below high, got "
+                f"{self._first(self.low >= self.high, 'low', 'high')}: for a law at one point use "
+                "that point"
             )
+        loc, scale, low, high = (p.detach() for p in self._wide())
+        limit = _LIMIT[loc.dtype]
+        distance = (loc.clamp(low, high) - loc).abs() / scale
+        out_of_reach = (distance > limit) | ((high - low) / scale < 1 / limit)
+        if any_true(out_of_reach):
+            raise ValueError(
+                f"the bounds must begin within {limit:.0e} scales of loc, and lie {1 / limit:.0e} "
+                "of them apart, got "
+                f"{self._first(out_of_reach, 'loc', 'scale', 'low', 'high')}: look for an overflow "
+                "upstream, or use float64"
+            )
+
+    def _first(self, where: Tensor, *names: str) -> str:
+        """Parameters at the first place where it is true."""
+        return " and ".join(f"{name}={getattr(self, name)[where][0].item()}" for name in names)
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self):
@@ -127,6 +144,7 @@ class TruncatedNormal(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         loc, scale, low, high = self._wide()
+        value = value.to(loc.dtype)
         mode, left, right = self._around_mode()
         # x² - x*² as a product: the square of neither is asked for.
         squares = ((value - mode) / scale) * ((value - loc + (mode - loc)) / scale)
@@ -150,7 +168,8 @@ class TruncatedNormal(Distribution):
         mass = left.mass + right.mass
         mean = (right.first - left.first) / mass
         variance = (left.second + right.second) / mass - mean.square()
-        return (self.scale.to(variance.dtype).square() * variance).to(self.loc.dtype)
+        scale = self.scale.to(variance.dtype)  # whose square may overflow
+        return (scale * variance * scale).to(self.loc.dtype)
 
     def entropy(self) -> Tensor:
         loc, scale, *_ = self._wide()
@@ -212,14 +231,17 @@ def _side(x: Tensor, length: Tensor, rule: Rule | None = None) -> _Side:
 
 def _standardized(z, loc, scale, low, high) -> tuple[Tensor, Tensor, Tensor]:
     """`z` in units of `scale`: its distances from `loc`, from `low` and to `high`."""
-    from_low, to_high = (
-        torch.where(bound.isfinite(), sign * (z - bound.where(bound.isfinite(), z)) / scale, _FAR)
-        for bound, sign in ((low, 1), (high, -1))
-    )
-    return (z - loc) / scale, from_low, to_high
+    distances = []
+    for bound, sign in ((low, 1), (high, -1)):
+        far = sign * (z - bound) / scale > _LIMIT[z.dtype]
+        # No infinity in the branch that is not taken, nor in its gradient.
+        distances.append(torch.where(far, _FAR, sign * (z - torch.where(far, z, bound)) / scale))
+    return (z - loc) / scale, *distances
 
 
 _FAR = 1e6  # standard deviations; beyond is nothing, in any floating-point type
+# Standard deviations whose squares, and those of their inverses, are far from the dtype's end.
+_LIMIT = {dtype: torch.finfo(dtype).max ** 0.4 for dtype in (torch.float32, torch.float64)}
 
 
 class _Quantile(Function):

@@ -94,7 +94,7 @@ class VonMises(Distribution):
         loc, concentration = self._wide()
         if self._validate_args:
             self._validate_sample(_wrapped(value))
-        half = (value - loc) / 2
+        half = (value.to(loc.dtype) - loc) / 2
         return (-2 * concentration * half.sin().square() - self._log_normalizer()).to(
             self.loc.dtype
         )
@@ -138,7 +138,7 @@ class VonMises(Distribution):
 
     def _wide(self) -> tuple[Tensor, Tensor]:
         dtype = wide_dtype(self.loc.dtype)
-        return self.loc.to(dtype), self.concentration.to(dtype)
+        return _wrapped(self.loc.to(dtype)), self.concentration.to(dtype)
 
     def _log_normalizer(self) -> Tensor:
         """`log(2π I₀(κ)) - κ`."""
@@ -206,7 +206,8 @@ def _arcsine_of_root(square: Tensor) -> Tensor:
 
 def _wrapped(angle: Tensor) -> Tensor:
     """`angle` modulo 2π, in [-π, π); what lies there is left as it is."""
-    return angle - 2 * math.pi * ((angle.detach() + math.pi) / (2 * math.pi)).floor()
+    inside = (angle >= -math.pi) & (angle < math.pi)
+    return torch.where(inside, angle, (angle + math.pi).remainder(2 * math.pi) - math.pi)
 
 
 def _turns_and_cdf(angle: Tensor, concentration: Tensor) -> Tensor:

@@ -110,7 +110,8 @@ class MeasureValued:
             return values.mean(0)
         replacements = [points for slope in slopes for points in slope.replacements]
         with torch.no_grad():
-            replaced = iter(_values_replaced(f, z, replacements, distribution))
+            found = _values_replaced(f, z, replacements, distribution) if replacements else ()
+        replaced = iter(found)  # none, of a variable with one class
         base = innermost(distribution)
         own = beside(values.detach(), 1 + len(base.batch_shape))
         estimate = values.mean(0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, transform_to
 from torch.distributions.constraints import Constraint
 
-from reparam._checks import any_true
+from reparam._checks import any_true, check_number
 from reparam.estimators._contract import (
     Integrand,
     attach,
@@ -76,8 +76,7 @@ class SPSA:
     step: float = 0.1
 
     def __post_init__(self):
-        if not isinstance(self.step, int | float) or isinstance(self.step, bool):
-            raise TypeError(f"step must be a number, got {type(self.step).__name__}")
+        check_number("step", self.step)
         if not 0 < self.step < math.inf:
             raise ValueError(f"step must be positive and finite, got {self.step}")
 

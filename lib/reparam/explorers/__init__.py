@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reparam._checks import check_count
 from reparam._embed import embed
 from reparam.explorers.methods import CARDS, FACTS, METHODS, decision_table, formula
 from reparam.long_runs import load
@@ -132,7 +133,8 @@ def fresh_noise(seed: int, draw: int, size: int) -> Tensor:
         Standard normal noise of shape `[size]`, float64, on a grid of 1/4096.
 
     Raises:
-        ValueError: if `seed` is out of range.
+        TypeError: if `draw` or `size` is no int.
+        ValueError: if `seed` is out of range, or `draw` or `size` negative.
 
     Used in chapters 1 and 3.
 
@@ -140,6 +142,8 @@ def fresh_noise(seed: int, draw: int, size: int) -> Tensor:
     torch.Size([64])
     """
     _check_seed(seed)
+    check_count("draw", draw, least=0)
+    check_count("size", size, least=0)
     mask = 0xFFFFFFFF
     key = _mix((_mix(torch.tensor(seed + 1)) + draw) & mask)
     counter = torch.arange(1, 2 * size + 1)

@@ -75,7 +75,7 @@ def radial(z: Tensor, center: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Ten
     away = z - center
     s = torch.linalg.vector_norm(away, dim=-1) / torch.exp(torch.asinh(a))
     h = torch.expm1(x) / (1 + s)
-    return z + h[..., None] * away, log_det(s, x, z.shape[-1])
+    return z + h[..., None] * away, log_det(s, x, z.shape[-1]) + s * 0  # as below
 
 
 def log_det(s: Tensor, x: Tensor, dim: int) -> Tensor:
@@ -112,7 +112,8 @@ class _Radial(ByHand):
         across = torch.div(size, near).log1p_()
         ctx.save_for_backward(z, center, a, b, width, x, alpha, g, s, reach, h)
         moved = torch.addcmul(z, away, h[:, None])
-        return moved, along.add_(across, alpha=z.shape[-1] - 1).mul_(m.sign())
+        total = along.add_(across, alpha=z.shape[-1] - 1).mul_(m.sign())
+        return moved, total.add_(s * 0)  # NaN, which is refused, where the squares overflow
 
     @staticmethod
     def by_hand(saved, of_y, of_log_det):

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reparam._checks import any_true, check_alike, check_count, check_flag, check_float, is_infinite
+from reparam._checks import (
+    any_true,
+    check_alike,
+    check_count,
+    check_flag,
+    check_float,
+    check_number,
+    is_infinite,
+)
 from reparam._functions import wide_dtype
 from reparam.flows._networks import bounded
 from reparam.flows.coupling import CouplingFlow
@@ -43,8 +51,8 @@ def rational_quadratic_spline(
 
     Raises:
         TypeError: if an argument is no floating-point tensor, or `inverse` no bool.
-        ValueError: if shapes do not fit or broadcast, a bin or a slope is not positive, or widths
-            and heights have different sums.
+        ValueError: if shapes do not fit or broadcast, a bin or a slope is not positive, a slope
+            is beyond 1e11 or 1e-11 in float32, or widths and heights have different sums.
 
     Derived in chapter 6. Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; Gregory
     and Delbourgo (1982).
@@ -147,11 +155,18 @@ def _check_spline(z, widths, heights, slopes, inverse) -> None:
                 f"{tensor.min().item():g}: a softmax makes widths and heights, a softplus or an "
                 "exponential makes slopes"
             )
+    most = torch.finfo(wide_dtype(z.dtype)).max ** 0.3  # what is squared must not overflow
+    if any_true((slopes > most) | (slopes < 1 / most)):
+        raise ValueError(
+            f"slopes must lie between {1 / most:.0e} and {most:.0e}, got {slopes.min().item():g} "
+            f"to {slopes.max().item():g}: bound their logarithms"
+        )
     sums = widths.sum(-1), heights.sum(-1)
-    if any_true((sums[0] - sums[1]).abs() > 10 * bins * eps * sums[0]):
+    differ = (sums[0] - sums[1]).abs() > 10 * bins * eps * sums[0]
+    if any_true(differ):
         raise ValueError(
             "widths and heights must have the same sum, since they fill one box, got "
-            f"{sums[0].flatten()[0].item():g} and {sums[1].flatten()[0].item():g} at first"
+            f"{sums[0][differ][0].item():.8g} and {sums[1][differ][0].item():.8g}"
         )
 
 
@@ -197,8 +212,7 @@ class SplineFlow(CouplingFlow):
         reverse: bool = False,
     ):
         check_count("bins", bins, least=2)
-        if not isinstance(bound, int | float) or isinstance(bound, bool):
-            raise TypeError(f"bound must be a number, got {type(bound).__name__} ({bound!r})")
+        check_number("bound", bound)
         if not 0 < bound < math.inf:
             raise ValueError(f"bound must be positive and finite, got {bound}")
         super().__init__(dim, hidden, context_dim, reverse, raw_size=3 * bins - 1)

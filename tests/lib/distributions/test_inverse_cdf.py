@@ -399,6 +399,16 @@ ONE = torch.tensor([1.0])
             "concentration0 must be pos",
         ),
         (lambda: reparameterize_pareto(ONE, -ONE), ValueError, "alpha must be positive"),
+        (
+            lambda: reparameterize_weibull(ONE, 1e-20 * ONE),
+            ValueError,
+            "concentration must be at l",
+        ),
+        (
+            lambda: reparameterize_kumaraswamy(1e-20 * ONE, ONE),
+            ValueError,
+            "concentration1 must be at least 1e-17, got 1e-20: .* overflow",
+        ),
         (lambda: reparameterize_log_normal(ONE, 0 * ONE), ValueError, "scale must be positive"),
         (lambda: reparameterize_uniform(ONE, ONE), ValueError, "low must be below high"),
         (lambda: reparameterize_uniform(2 * ONE, ONE), ValueError, "low must be below high"),

@@ -313,7 +313,7 @@ def test_narrow_types_are_computed_in_float32(make, dtype):
 def test_shapes():
     q = mixture(torch.zeros(2), torch.zeros(3, 2), torch.ones(2))
     assert q.batch_shape == q.rsample().shape == q.mean.shape == (3,)
-    assert q.rsample((0,)).shape == (0, 3)
+    assert q.rsample((0,)).shape == q.log_prob(torch.zeros(0, 3)).shape == (0, 3)
     assert q.rsample((4, 5)).shape == q.log_prob(torch.zeros(4, 5, 3)).shape == (4, 5, 3)
     assert q.expand((7, 3)).rsample((2,)).shape == (2, 7, 3)
     wide = mixture(torch.zeros(5, 1, 2), torch.zeros(3, 2), torch.ones(2))
@@ -322,6 +322,7 @@ def test_shapes():
     assert (q.batch_shape, q.event_shape) == ((), (4,))
     assert q.rsample((6,)).shape == (6, 4)
     assert q.rsample((0,)).shape == (0, 4)
+    assert q.log_prob(torch.zeros(0, 4)).shape == (0,)
     assert q.expand((3,)).rsample().shape == (3, 4)
     assert "Mixture(\n" in repr(q) and "SameFamily" not in repr(q)
     assert isinstance(q.expand((3,)), Mixture)

@@ -310,11 +310,39 @@ def test_under_torch_compile():
         ((torch.tensor(0), 1.0, 0.0, 1.0), TypeError, "floating-point"),
         ((torch.zeros(2), torch.ones(2).double(), 0.0, 1.0), ValueError, "share dtype"),
         ((torch.zeros(0), 1.0, 0.0, 1.0), ValueError, "empty"),
+        ((1e30, 1.0, 0.0, 1.0), ValueError, "within 3e.15 scales of loc, .* loc=1.00.*e.30 and"),
+        ((0.0, 1e30, 0.0, 1.0), ValueError, "out of reach|apart, got loc=0.0 and scale=1.00"),
+        ((torch.zeros(2), 1.0, torch.tensor([0.0, 2.0]), 1.0), ValueError, "got low=2.0 and high"),
     ],
 )
 def test_bad_parameters(arguments, error, says):
     with pytest.raises(error, match=says):
         TruncatedNormal(*arguments)
+
+
+def test_one_law_in_sixteen_bits():
+    """A parameter without dimensions does not lift 16-bit values to float32 by itself."""
+    parameters = [torch.tensor(v, dtype=torch.float16) for v in (-1e4, 0.17, -2.0, 0.0)]
+    value = torch.tensor([-2.0, -1.0], dtype=torch.float16)
+    found = TruncatedNormal(*parameters).log_prob(value)
+    wide = TruncatedNormal(*(p.float() for p in parameters)).log_prob(value.float())
+    torch.testing.assert_close(found, wide.half())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10])
+def test_bounds_beyond_all_reach_of_a_tiny_scale_leave_the_gaussian(scale):
+    loc, scale = (torch.tensor(v, requires_grad=True) for v in (0.0, scale))
+    q = TruncatedNormal(loc, scale, -1.0, 1e4)
+    torch.testing.assert_close(q.stddev, scale)
+    z = q.rsample((100,))
+    by_loc, by_scale = torch.autograd.grad(z.sum(), (loc, scale))
+    torch.testing.assert_close(by_loc, torch.tensor(100.0))
+    torch.testing.assert_close(by_scale, (z.detach() / scale).sum())
+
+
+def test_the_square_of_a_huge_scale_does_not_spoil_the_variance():
+    q = TruncatedNormal(0.0, 1e25, 0.0, 1e13)
+    assert q.variance.item() == pytest.approx(1e26 / 12, rel=1e-4)
 
 
 def test_bad_values():

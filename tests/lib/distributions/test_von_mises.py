@@ -11,7 +11,7 @@ import torch
 from reparam.distributions import VonMises
 from tests.lib.statistical import ALARM, check_count, check_mean
 
-mp.mp.dps = 50
+mp.mp.dps = 60
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 CONCENTRATIONS = [1e-8, 1e-3, 0.3, 0.99, 1.0, 1.5, 2.5, 4.0, 10.0, 60.0, 1e3]
@@ -224,6 +224,26 @@ def test_under_torch_func_and_compile():
     kappa.requires_grad_()
     (slope,) = torch.autograd.grad(compiled(loc, kappa, u).sum(), kappa)
     torch.testing.assert_close(slope, jacobian.sum())
+
+
+def test_one_concentration_in_sixteen_bits():
+    """A parameter without dimensions does not lift 16-bit values to float32 by itself."""
+    loc, concentration = (torch.tensor(v, dtype=torch.float16) for v in (1.5, 6e4))
+    value = torch.tensor([1.5, 1.508], dtype=torch.float16)
+    found = VonMises(loc, concentration).log_prob(value)
+    wide = VonMises(loc.float(), concentration.float()).log_prob(value.float())
+    torch.testing.assert_close(found, wide.half())
+
+
+@pytest.mark.parametrize("loc", [1e30, -1e30, 1e4])
+def test_a_loc_of_many_turns(loc):
+    """What is left of 1e30 modulo 2π is arbitrary, and a law all the same."""
+    q = VonMises(torch.tensor(loc), torch.tensor(50.0))
+    u = torch.linspace(0.01, 0.99, 21)
+    z = q.icdf(u)
+    assert (z.abs() <= math.pi).all()
+    torch.testing.assert_close(q.cdf(z), u, rtol=0, atol=1e-5)
+    assert q.log_prob(q.rsample((100,))).isfinite().all()
 
 
 @pytest.mark.parametrize(

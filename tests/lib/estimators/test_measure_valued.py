@@ -300,6 +300,14 @@ def test_a_single_categorical_or_bernoulli_variable_has_no_variance():
         assert theta.grad.item() == pytest.approx(0.1)
 
 
+def test_one_class_has_nothing_to_replace():
+    logits = T([[0.3], [0.7]])
+    value = MeasureValued()(lambda k: 2.0 + k, Categorical(logits=logits), num_samples=3)
+    assert value.tolist() == [2, 2]
+    (g,) = torch.autograd.grad(value.sum(), logits)
+    assert (g == 0).all()
+
+
 # --- per sample ----------------------------------------------------------------------------------
 
 

@@ -180,3 +180,13 @@ def test_each_layer_of_a_fresh_flow_leaves_space_nearly_alone(dim):
         steps.append(((moved - z).norm(dim=-1) / z.norm(dim=-1)).mean().item())
     assert sum(log_dets) / 200 < 0.01
     assert sum(steps) / 200 < 0.01
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2,)])
+def test_a_square_that_overflows_is_refused(shape):
+    """The map itself is finite there, and none of its slopes."""
+    flow = made(1.0, dtype=torch.float32)
+    for way in (flow, flow.inverse):
+        with pytest.raises(ValueError, match=r"inputs of size up to 1e\+30"):
+            way(torch.full(shape, 1e30))
+    assert flow(torch.full(shape, 1e18))[1].isfinite().all()

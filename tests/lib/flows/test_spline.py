@@ -244,6 +244,8 @@ def test_parameters_broadcast_and_vmap():
         (dict(heights=torch.tensor([1.0, 0.0, 2.0])), ValueError, "heights must be positive"),
         (dict(heights=torch.tensor([1.5, 1e-9, 1.5])), ValueError, "no narrower than rounding"),
         (dict(slopes=torch.tensor([0.0, 1.0])), ValueError, "slopes must be positive"),
+        (dict(slopes=torch.tensor([1e30, 1.0])), ValueError, "slopes must lie .* got 1 to 1e.30"),
+        (dict(slopes=torch.tensor([1e-30, 1.0])), ValueError, "slopes must lie between 3e-12 and"),
         (dict(heights=torch.ones(3) * 2), ValueError, "the same sum, .* got 3 and 6"),
         (dict(inverse=1), TypeError, "inverse must be True or False"),
         (
