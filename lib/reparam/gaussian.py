@@ -18,7 +18,6 @@ from reparam._checks import (
     check_generator,
     check_number,
     check_same_shape,
-    is_infinite,
 )
 from reparam._functions import wide_dtype
 
@@ -336,9 +335,10 @@ def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str
     What W adds to the KL of its diagonal, `gaussian_kl(mu, log_diagonal)`, is half of
     `‖W‖² - log det(I + A)` with the R × R matrix `A = Wᵀ diag(exp(-log_diagonal)) W`, of which
     the determinant lemma makes the D × D one. With A's eigenvalues λ the logarithm is a sum of
-    `log1p(λ)`. Where W is small `‖W‖²` is taken apart into the trace of A, which leaves
-    `λ - log1p(λ)`, summed as a series, and the rest, `-W_ij² expm1(-log_diagonal_i)`. All that is
-    R × R is done in float64, as A holds the squares of W.
+    `log1p(λ)`. They are the squared singular values of `diag(exp(-log_diagonal / 2)) W`, in
+    float64: A itself would drown the small ones in the rounding of the large ones. Where W is
+    small `‖W‖²` is taken apart into the trace of A, which leaves `λ - log1p(λ)`, summed as a
+    series, and the rest, `-W_ij² expm1(-log_diagonal_i)`.
 
     Args:
         mu: means, shape `[..., D]`.
@@ -351,7 +351,7 @@ def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str
 
     Raises:
         TypeError, ValueError: as `reparameterize_low_rank_gaussian`, or if `reduction` is neither
-            `"sum"` nor `"batchmean"`; ValueError too if `exp(-log_diagonal)` overflows beside W.
+            `"sum"` nor `"batchmean"`; ValueError too if `exp(log_diagonal / 2)` drowns beside W.
 
     Derived in chapter 4.
 
@@ -362,12 +362,13 @@ def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str
     _check_joint(reduction)
     W, log_d = factor.double(), log_diagonal.double().unsqueeze(-1)
     whitened = W * torch.exp(-log_d / 2)
-    if is_infinite(whitened.square()):
+    most = 0.01 / torch.finfo(W.dtype).eps  # where rounding adds 1e-4 to an eigenvalue of 0
+    if any_true(~(whitened.abs() < most)):
         raise ValueError(
-            "exp(-log_diagonal) overflows beside factor, with a log_diagonal of "
+            f"factor must not be more than {most:.0e} times exp(log_diagonal / 2), got "
+            f"{whitened.abs().max().item():g} times, where log_diagonal goes down to "
             f"{log_diagonal.min().item():g}: pass it through bound_log_var"
         )
-    # Of `Wᵀ D⁻¹ W`; worked out from it, those that are 0 would be what rounding makes of them.
     eigenvalues = torch.linalg.svdvals(whitened).square()
     log_1p = torch.log1p(eigenvalues)
     far = W.square().sum((-2, -1)) - log_1p.sum(-1)

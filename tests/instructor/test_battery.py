@@ -1,6 +1,6 @@
 """Submissions that implement nothing get nothing, and leave nothing behind.
 
-They are graded four at a time, with right answers among them: most wait for a limit of time to end
+They are graded two at a time, with right answers among them: many wait for a limit of time to end
 them, and what one of them does must not cost the others their marks.
 """
 
@@ -16,7 +16,7 @@ from instructor import build
 from instructor.grader import batch, grading, sandbox
 
 pytestmark = pytest.mark.slow
-JOBS = 4
+JOBS = 2
 SLOT = 900  # and above: slots that no other test grades in
 PATIENCE = grading.TEST_SECONDS, grading.LOAD_SECONDS, grading.LOSSES
 SOLVED = [f"solved {number}" for number in range(JOBS)]
