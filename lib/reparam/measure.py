@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.integrate import cubature
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
@@ -78,7 +77,7 @@ class ExactGradient:
     Attributes:
         gradient: of `E[f(z)]`, summed over the batch, by parameter name; float64.
         error: a bound on the absolute error of each entry of `gradient`: ten times the
-            quadrature's own estimate, and three times what a second one differs by.
+            quadrature's own estimate and what a second one differs by.
         value, value_error: `E[f(z)]`, of `batch_shape`, and its bound.
     """
 
@@ -226,8 +225,7 @@ def exact_gradient(
     `∇ ∫ q_φ(z) f(z) dz = ∫ f(z) ∇q_φ(z) dz`: the *density* is differentiated, never `f` along
     `z`, so that steps and kinks in `f` are as welcome as anything. What `f` does with the
     parameters themselves is differentiated at fixed `z`. Finite supports are summed; continuous
-    ones, up to two variables an event, are integrated adaptively
-    (`scipy.integrate.cubature`).
+    ones, up to two variables an event, are integrated adaptively by Gauss-Legendre rules.
 
     The answer is refused, with the reason, unless the density integrates to one, two quadratures
     on different subdivisions converge to `tolerance` and agree, and the gradient agrees with a
@@ -751,13 +749,10 @@ def _integrate(
     origin, scale, low, high = _coordinates(problem.distribution, pilot)
     jacobian = scale.reshape((*batch, dims)).prod(-1)
 
-    def terms(t: np.ndarray) -> np.ndarray:
-        t = torch.as_tensor(t, device=origin.device)
-        weight = jacobian
-        if dims > 1:
-            t, stretch = _stretched(t, low, high)
-            weight = jacobian * stretch.reshape(-1, *(1,) * len(batch))
+    def terms(t: np.ndarray, stretch: np.ndarray) -> np.ndarray:
+        t, stretch = (torch.as_tensor(x, device=origin.device) for x in (t, stretch))
         t = t.reshape(len(t), *(1,) * len(batch), *event)
+        weight = jacobian * stretch.reshape(-1, *(1,) * len(batch))
         return problem.terms(origin + scale * t, weight).cpu().numpy()
 
     # Narrow features are seen where the first sweep is fine; in one variable that costs little.
@@ -766,52 +761,100 @@ def _integrate(
     cuts += [((point - origin) / scale).cpu().numpy().ravel() for point in break_points]
     cuts = np.unique(np.concatenate(cuts))
     edges = np.array([low, *cuts[(cuts > low) & (cuts < high)], high])
-    if dims > 1:  # cubature's own way with infinite ranges is right in one variable only
-        with np.errstate(invalid="ignore"):
-            edges = _squeezed(edges, low, high)
-    boxes = list(itertools.product(itertools.pairwise(edges), repeat=dims))
-    estimate, error, subdivisions = 0.0, 0.0, 3000
-    for box in boxes:  # one by one: given them as `points`, cubature overlooks the worst of them
-        integrand, (start, end) = terms, np.transpose(box)
-        if math.isinf(start[0]):  # in one variable; cubature is wrong on (-inf, end]
-            integrand, start, end = (lambda t: terms(-t)), -end, -start
-        with np.errstate(all="ignore"):  # a diverging integral is reported below
-            part = cubature(
-                integrand,
-                start,
-                end,
-                rule="gk21",
-                rtol=tolerance / 10,
-                atol=tolerance / 10 / len(boxes),
-                max_subdivisions=subdivisions,
-            )
-        if part.status != "converged" or not np.isfinite(part.estimate).all():
-            raise ValueError(
-                "no exact gradient: the quadrature does not converge to the tolerance of "
-                f"{tolerance:.0e} (error estimate {part.error.max():.1e}): give break_points where "
-                "f jumps or spikes, or a larger tolerance; or the integral does not exist"
-            )
-        estimate, error = estimate + part.estimate, error + part.error
-        subdivisions = max(1, subdivisions - part.subdivisions)
-    total, error = (torch.as_tensor(x, device=origin.device) for x in (estimate, error))
+    at_once = max(1, _CHUNK // (32 * 31**dims * (batch + event).numel()))
+    total, error = (
+        torch.as_tensor(x, device=origin.device)
+        for x in _adaptive(terms, _boxes(edges, dims), tolerance, at_once)
+    )
     return problem.unpack(total, error)
 
 
-def _stretched(u: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Coordinates `t` in (low, high) from `u` in a finite range, and `dt/du`, multiplied up."""
-    if math.isinf(low):
-        rest = 1 - u * u
-        return u / rest, ((1 + u * u) / rest**2).prod(-1)
-    if math.isinf(high):
-        return u / (1 - u), (1 - u).pow(-2).prod(-1)
-    return u, torch.ones_like(u[:, 0])
+def _boxes(edges: np.ndarray, dims: int) -> np.ndarray:
+    """The boxes between the edges, `[4, boxes, dims]`: low, high, origin, side.
+
+    A side of a box that goes to infinity has `t = origin ± (1/s - 1)`, with `s` in (0, 1); low and
+    high are those of `s` there, and of `t` itself elsewhere.
+    """
+    ends = np.array(list(itertools.product(itertools.pairwise(edges), repeat=dims)))
+    low, high = ends[..., 0], ends[..., 1]
+    side = np.isinf(high).astype(float) - np.isinf(low)
+    origin = np.where(side < 0, high, low)
+    infinite = side != 0
+    return np.stack([np.where(infinite, 0, low), np.where(infinite, 1, high), origin, side])
 
 
-def _squeezed(t: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The inverse of `_stretched`."""
-    if math.isinf(low):
-        return np.where(np.isinf(t), np.sign(t), 2 * t / (1 + np.hypot(1, 2 * t)))
-    return np.where(np.isinf(t), 1.0, t / (1 + t)) if math.isinf(high) else t
+def _adaptive(
+    terms: Callable, boxes: np.ndarray, tolerance: float, at_once: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The integrals over all boxes together, and their errors.
+
+    Every box with more than its share of the allowed error is halved, and all halves are evaluated
+    at once: one by one, as `scipy.integrate.cubature` goes about it, takes fifty times as long.
+    """
+
+    def swept(boxes: np.ndarray) -> np.ndarray:
+        parts = np.array_split(boxes, range(at_once, boxes.shape[1], at_once), axis=1)
+        return np.concatenate([_sweep(terms, part) for part in parts], axis=1)
+
+    found = swept(boxes)
+    for _ in range(1000):  # after which a box is 1e-301 wide
+        total, error = found.sum(1)
+        allowed = tolerance / 10 * (1 + np.abs(total))
+        if (error <= allowed).all():
+            return total, error
+        large = (found[1] > allowed / boxes.shape[1]).any(-1)
+        if not np.isfinite(total).all() or boxes.shape[1] + large.sum() > 6000:
+            break
+        halves = _halved(boxes[:, large])
+        integrals, errors = swept(halves)
+        # Beside a jump two rules may agree by chance, but then seldom with the box before, too.
+        parts = integrals.reshape(-1, *found[0, large].shape)
+        apart = np.abs(parts.sum(0) - found[0, large]) / len(parts)
+        errors = np.maximum(errors, np.concatenate([apart] * len(parts)))
+        boxes = np.concatenate([boxes[:, ~large], halves], axis=1)
+        found = np.concatenate([found[:, ~large], [integrals, errors]], axis=1)
+    raise ValueError(
+        "no exact gradient: the quadrature does not converge to the tolerance of "
+        f"{tolerance:.0e} (error estimate {error.max():.1e}): give break_points where "
+        "f jumps or spikes, or a larger tolerance; or the integral does not exist"
+    )
+
+
+def _halved(boxes: np.ndarray) -> np.ndarray:
+    """Each box cut in two along every axis; the first parts of all boxes come first."""
+    for axis in range(boxes.shape[-1]):
+        below, above = boxes.copy(), boxes.copy()
+        below[1, :, axis] = above[0, :, axis] = boxes[:2, :, axis].mean(0)
+        boxes = np.concatenate([below, above], axis=1)
+    return boxes
+
+
+def _sweep(terms: Callable, boxes: np.ndarray) -> np.ndarray:
+    """Integrals over boxes, and what a finer and a coarser rule differ by, `[2, boxes, terms]`."""
+    low, high, origin, side = boxes[:, :, None]
+    nodes, finer, coarser = _rules(boxes.shape[-1])
+    s = low + (high - low) * nodes
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(side == 0, s, origin + side * (1 / s - 1))
+        stretch = (np.where(side == 0, 1, s**-2) * (high - low)).prod(-1)
+    values = terms(t.reshape(-1, t.shape[-1]), stretch.ravel())
+    values = values.reshape(*stretch.shape, -1)
+    fine = np.einsum("n,bnk->bk", finer, values)
+    return np.stack([fine, np.abs(fine - np.einsum("n,bnk->bk", coarser, values))])
+
+
+@functools.cache
+def _rules(dims: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes in the unit box, `[n, dims]`, and the weights of two Gauss-Legendre rules on them."""
+    nodes, weights = [], []
+    for count in (21, 10):
+        x, w = np.polynomial.legendre.leggauss(count)
+        grid = np.meshgrid(*[(x + 1) / 2] * dims, indexing="ij")
+        nodes.append(np.stack(grid, axis=-1).reshape(-1, dims))
+        weights.append(functools.reduce(np.multiply.outer, [w / 2] * dims).ravel())
+    finer, coarser = weights
+    no = np.zeros_like
+    return np.concatenate(nodes), np.append(finer, no(coarser)), np.append(no(finer), coarser)
 
 
 def _with_error(one: ExactGradient, other: ExactGradient, tolerance: float) -> ExactGradient:
@@ -824,7 +867,7 @@ def _with_error(one: ExactGradient, other: ExactGradient, tolerance: float) -> E
                 f"no exact gradient: two quadratures of {name} differ by {apart.max():.1e}: give "
                 "break_points where f jumps or spikes"
             )
-        return 10 * error + 3 * apart
+        return 10 * (error + apart)
 
     return ExactGradient(
         gradient=one.gradient,
@@ -833,7 +876,7 @@ def _with_error(one: ExactGradient, other: ExactGradient, tolerance: float) -> E
             for name, slope in one.gradient.items()
         },
         value=one.value,
-        value_error=10 * one.value_error + 3 * (one.value - other.value).abs(),
+        value_error=10 * (one.value_error + (one.value - other.value).abs()),
     )
 
 
