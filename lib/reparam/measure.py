@@ -789,7 +789,7 @@ def _adaptive(
     """The integrals over all boxes together, and their errors.
 
     Every box with more than its share of the allowed error is halved, and all halves are evaluated
-    at once: one by one, as `scipy.integrate.cubature` goes about it, takes fifty times as long.
+    at once: one by one, as `scipy.integrate.cubature` goes about it, takes tens of times as long.
     """
 
     def swept(boxes: np.ndarray) -> np.ndarray:
