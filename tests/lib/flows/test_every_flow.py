@@ -111,17 +111,20 @@ def test_inverse_undoes_forward_and_forward_inverse(name, context_dim):
 def test_the_density_behind_it_integrates_to_one(name):
     """By the midpoint rule on [-12, 12]², of a standard Gaussian sent through the flow.
 
-    What the rule misses at a kink of the slope stays below 1e-3; a log-determinant that is off by
-    1 % is caught ten times over.
+    The flow is the first of ever livelier ones that changes some volume by more than a tenth: one
+    that squeezes much into little would escape the rule, which misses up to 8e-5 (of 80 draws).
     """
-    flow, _ = lively(name, dim=2, size=0.25)
     step = 0.06
     axis = torch.arange(-12 + step / 2, 12, step, dtype=torch.float64)
-    with torch.no_grad():
-        z, log_det = flow.inverse(torch.cartesian_prod(axis, axis))
+    points = torch.cartesian_prod(axis, axis)
+    size, log_det = 0.05, torch.zeros(1)
+    while log_det.abs().max() < 0.1:
+        flow, _ = lively(name, dim=2, size=size)
+        with torch.no_grad():
+            z, log_det = flow.inverse(points)
+        size *= 1.5
     log_q = -z.square().sum(-1) / 2 - math.log(math.tau) + log_det
-    assert log_det.abs().max() > 0.05, "the test says nothing of a flow that keeps volumes"
-    assert abs(log_q.exp().sum().item() * step**2 - 1) < 1e-3
+    assert abs(log_q.exp().sum().item() * step**2 - 1) < 3e-4
 
 
 @each_flow
@@ -212,21 +215,41 @@ def test_examples_do_not_touch_each_other(name, context_dim):
 @each_context
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_every_type_gives_what_float64_rounds_to(name, context_dim, dtype, device):
-    """In 16-bit types everything but the result is computed in float32."""
+    """In 16-bit types everything but the result is computed in float32.
+
+    So the result is rounded once, and beforehand it is as far off as if weights and inputs were
+    rounded in float32: of 150 draws no flow was off by more than 4 times what this moves, but for
+    the spline (35 times), which adds up its knots and then looks at what lies between two.
+    """
     flow, context = lively(name, context_dim=context_dim, dtype=torch.float32)
     flow = flow.to(device, dtype)
-    exact = copy.deepcopy(flow).double()
     z = inputs(dtype=dtype).to(device)
     context = None if context is None else context.to(device, dtype)
-    given = (z, context), (z.double(), None if context is None else context.double())
-    (moved, log_det), (right, right_log_det) = flow(*given[0]), exact(*given[1])
+    moved, log_det = flow(z, context)
     assert moved.dtype == log_det.dtype == dtype and moved.device == z.device
-    for got, wanted in ((moved, right), (log_det, right_log_det)):
-        # One rounding of the result in 16 bits; in 32 bits what a few operations leave.
-        rounding = torch.finfo(dtype).eps * wanted.abs() + 5e-5
-        assert ((got.double() - wanted).abs() <= rounding).all()
+    exact = copy.deepcopy(flow).double()
+    given = z.double(), None if context is None else context.double()
+    times = 100 if name == "SplineFlow" else 12
+    with torch.no_grad():
+        right = exact(*given)
+        near = [rounded_at_random(exact)(*given) for _ in range(3)]
+    for i, got in enumerate((moved, log_det)):
+        shift = max((other[i] - right[i]).abs().max() for other in near) + EPS
+        allowed = torch.finfo(dtype).eps * right[i].abs() + times * shift
+        assert ((got.double() - right[i]).abs() <= allowed).all()
     (moved.sum() + log_det.sum()).backward()
     assert all(p.grad.dtype == dtype for p in flow.parameters() if p.grad is not None)
+
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def rounded_at_random(flow):
+    """A copy of a flow whose every weight is off by about a rounding of float32."""
+    copied = copy.deepcopy(flow)
+    for parameter in copied.parameters():
+        parameter.mul_(1 + EPS * torch.randn_like(parameter))
+    return copied
 
 
 @each_flow
