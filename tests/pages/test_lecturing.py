@@ -16,7 +16,7 @@ def test_there_are_links():
 
 @pytest.mark.parametrize("link", LINKS)
 def test_a_link_opens_its_figure_alone_and_in_its_state(visit, link):
-    page = visit("book/lecturing")
+    page = visit("book/lecturing", math=False)
     page.locator(f'.bd-article a[href="{link}"]').click()
     expect(page.get_by_role("dialog")).to_be_visible(timeout=15_000)
     name, _, state = link.partition("#")[2].partition(":")
