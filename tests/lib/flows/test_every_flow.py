@@ -97,7 +97,7 @@ def test_log_det_is_that_of_the_jacobian_by_autograd(name, context_dim, way, dim
 @each_flow
 @each_context
 def test_inverse_undoes_forward_and_forward_inverse(name, context_dim):
-    """Up to rounding, which a spline's flat stretches enlarge a million times (6e-9 in 300 draws)."""
+    """Up to rounding, which flat stretches of a spline enlarge (to 6e-9 in 300 draws)."""
     rounding = 1e-7 if name == "SplineFlow" else 1e-10
     flow, context = lively(name, context_dim=context_dim)
     z = inputs()
