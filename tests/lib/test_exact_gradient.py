@@ -343,6 +343,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # the error says it all
 @pytest.mark.parametrize(("f", "make", "at", "says"), REFUSED.values(), ids=REFUSED)
 def test_no_answer_rather_than_a_wrong_one(f, make, at, says):
     with pytest.raises(ValueError, match=says):
