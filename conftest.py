@@ -81,9 +81,18 @@ def _compare(self, test, ref, skip_compare=None):
     self.comparison_traceback.extend(differences)
     if same and not differences:
         return True
+    if "AVX" in torch.backends.cpu.get_cpu_capability():
+        why = (
+            "If the fresh ones are right, `make notebooks` stores them; then look at them before "
+            "you commit."
+        )
+    else:
+        why = (
+            "This processor has no AVX2: PyTorch rounds its normal noise differently here, and "
+            "what a training prints differs in its last digits: that is no fault, do not store it."
+        )
     self.comparison_traceback.append(
-        f"{where}: the stored outputs are not what the code gives. If the fresh ones are right, "
-        "`make notebooks` stores them; then look at them before you commit."
+        f"{where}: the stored outputs are not what the code gives. {why}"
     )
     return False
 
