@@ -242,8 +242,7 @@ THEIRS = [
         3,
         (THREE_BITS, CLASSES),
         True,  # so its documentation says of the default
-        "multi_sample_reinforce.py:66: what is returned as log-probability contains the cost, "
-        "and inference.py:204 multiplies it by the cost again",
+        "",
     ),
     (
         "ScoreFunctionWOR(biased=False)",
@@ -252,7 +251,8 @@ THEIRS = [
         3,
         (THREE_BITS, CLASSES),
         False,
-        "multi_sample_reinforce.py:71: as for ScoreFunctionWOR",
+        "multi_sample_reinforce.py:71: what is returned as log-probability contains the cost, "
+        "and inference.py:204 multiplies it by the cost again",
     ),
     (
         "UnorderedSetEstimator",
