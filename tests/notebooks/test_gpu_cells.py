@@ -1,0 +1,79 @@
+"""GPU cells run: on the CPU, small, with those statements of their notebook that they need."""
+
+import ast
+import contextlib
+import io
+import json
+
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+from tools import notebooks
+
+FEW = 64  # in the place of a thousand and more: hidden units, samples, replicates
+
+
+class Small(ast.NodeTransformer):
+    """The same code without a GPU, in a second."""
+
+    def visit_Constant(self, node):
+        if node.value == "cuda":
+            return ast.Constant("cpu")
+        is_large = type(node.value) is int and node.value >= 1000
+        return ast.Constant(FEW) if is_large else node
+
+    def visit_keyword(self, node):
+        if node.arg == "epochs":
+            return ast.keyword("epochs", ast.Constant(1))
+        return self.generic_visit(node)
+
+
+def gpu_cells():
+    """(notebook, number of the cell, statements of all code cells before it, its own)."""
+    for path in sorted((notebooks.ROOT / "book").glob("*.ipynb")):
+        before = []
+        for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"]):
+            if cell["cell_type"] != "code":
+                continue
+            source = TransformerManager().transform_cell("".join(cell["source"]))
+            statements = ast.parse(source).body
+            if "gpu" in cell["metadata"].get("tags", []):
+                yield pytest.param(list(before), statements, id=f"{path.stem}, cell {number}")
+            before += statements
+
+
+def needed(before, own):
+    """Those of the statements before that define, directly or not, what the last ones use."""
+    kept, wanted = [], used(own)
+    for statement in reversed(before):
+        is_import = isinstance(statement, ast.Import | ast.ImportFrom)
+        if is_import or defined(statement) & wanted:
+            kept.insert(0, statement)
+            wanted |= used([statement])
+    return kept
+
+
+def used(statements):
+    nodes = [node for statement in statements for node in ast.walk(statement)]
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def defined(statement):
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    stored = (n for n in ast.walk(statement) if isinstance(n, ast.Name))
+    return {n.id for n in stored if isinstance(n.ctx, ast.Store)}
+
+
+def test_there_are_some():
+    assert len(list(gpu_cells())) > 3
+
+
+@pytest.mark.parametrize(("before", "own"), list(gpu_cells()))
+def test_it_runs_small_and_on_the_cpu(before, own):
+    program = Small().visit(ast.Module([*needed(before, own), *own], []))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(ast.fix_missing_locations(program), "<gpu cell>", "exec"), {})
+    assert said.getvalue().strip()
+    assert "nan" not in said.getvalue()
