@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 from torch.distributions import (
@@ -364,6 +365,104 @@ def test_a_jump_without_a_break_point_is_found_or_refused():
         truth = Normal(0.5, 1.0).log_prob(place).exp()
         assert (result.gradient["loc"] - truth).abs() <= result.error["loc"], place
     assert refused <= 6
+
+
+@pytest.mark.parametrize(
+    ("law", "parameters"),
+    [
+        (Gamma, {"concentration": T(100.0), "rate": T(1.0)}),
+        (Beta, {"concentration1": T(400.0), "concentration0": T(300.0)}),
+        (Exponential, {"rate": T(2.0)}),
+        (Normal, {"loc": T(3.0), "scale": T(0.5)}),
+        (lambda loc: StudentT(3.0, loc, 2.0), {"loc": T(1.0)}),
+    ],
+)
+def test_a_narrow_window_is_found_or_refused(law, parameters):
+    """A twentieth of a standard deviation wide, anywhere; its exact mean is a difference of CDFs.
+
+    `f` is a window times `w`, whose slope is that mean; where it is overlooked, the slope is 0.
+    """
+    fixed = law(**parameters)
+    spread = fixed.stddev.item()
+    refused = 0
+    for _ in range(30):
+        z, width = fixed.sample().item(), 0.05 * spread
+        if abs(z - fixed.mean.item()) > 6 * spread:
+            continue
+        edges = T([z - width / 2, z + width / 2])
+        try:
+            truth = exact_gradient(
+                lambda z, w, at=edges: w * ((z > at[0]) & (z < at[1])).double(),
+                lambda w: law(**{name: p + 0 * w for name, p in parameters.items()}),
+                {"w": T(1.0)},
+            )
+        except ValueError:
+            refused += 1
+            continue
+        exact = _mass_between(law, parameters, *edges.tolist())
+        assert abs(truth.gradient["w"].item() - exact) <= truth.error["w"].item() + 1e-13
+    assert refused < 10
+
+
+def _mass_between(law, parameters, low, high):
+    """Of a law's scipy counterpart."""
+    values = {name: p.item() for name, p in parameters.items()}
+    if law is Gamma:
+        of = scipy.stats.gamma(values["concentration"], scale=1 / values["rate"])
+    elif law is Beta:
+        of = scipy.stats.beta(values["concentration1"], values["concentration0"])
+    elif law is Exponential:
+        of = scipy.stats.expon(scale=1 / values["rate"])
+    elif law is Normal:
+        of = scipy.stats.norm(values["loc"], values["scale"])
+    else:
+        of = scipy.stats.t(3.0, values["loc"], 2.0)
+    return of.cdf(high) - of.cdf(low)
+
+
+@pytest.mark.parametrize(
+    ("loc", "scale"), [(-3.0, 1e-6), (0.0, 1e-6), (1e6, 1.0), (1e3, 1e6), (1e-9, 1e-9)]
+)
+def test_a_law_that_is_narrow_for_its_place(loc, scale):
+    """The step of the difference check goes by the law and not by the size of the parameters."""
+    density = 1 / (scale * math.sqrt(2 * math.pi))
+    truth = exact_gradient(
+        lambda z: (z > loc).double(),
+        Normal,
+        {"loc": T(loc), "scale": T(scale)},
+        break_points=[loc],
+        tolerance=1e-8 * max(1.0, density),  # of slopes that are so large
+    )
+    for name, slope in {"loc": density, "scale": 0.0}.items():
+        assert abs(truth.gradient[name].item() - slope) <= truth.error[name].item()
+        assert truth.error[name].item() <= 1e-6 * max(1.0, density)
+
+
+def test_a_covariance_matrix_as_the_parameter():
+    loc, covariance = T([0.0, 1.0]), T([[1.0, 0.3], [0.3, 2.0]])
+    truth = exact_gradient(
+        lambda z: z[..., 0] * z[..., 1],
+        MultivariateNormal,
+        {"loc": loc, "covariance_matrix": covariance},
+    )
+    assert truth.gradient["loc"].tolist() == pytest.approx([1.0, 0.0], abs=1e-9)
+    halves = torch.tensor([[0.0, 0.5], [0.5, 0.0]], dtype=F64)
+    assert (truth.gradient["covariance_matrix"] - halves).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        ({"tolerance": math.nan}, ValueError, "tolerance must be positive and finite, got nan"),
+        ({"tolerance": 0}, ValueError, "tolerance must be positive"),
+        ({"tolerance": "a"}, TypeError, "tolerance must be a number, got str"),
+        ({"break_points": 0.0}, TypeError, "break_points must be numbers in a list, got 0.0"),
+        ({"break_points": [None]}, TypeError, "break_points must be numbers in a list"),
+    ],
+)
+def test_options_that_are_wrong(wrong, error, says):
+    with pytest.raises(error, match=says):
+        exact_gradient(torch.square, Normal, {"loc": T(0.0), "scale": T(1.0)}, **wrong)
 
 
 @pytest.mark.parametrize("width", [0.1, 0.01, 0.003])
