@@ -716,7 +716,8 @@ def _finite_support(distribution: Distribution) -> tuple[Tensor, int]:
         values = base.enumerate_support(expand=False)
     except NotImplementedError:
         raise ValueError(
-            f"no exact gradient: the support of {type(base).__name__} is not finite"
+            f"no exact gradient: {type(base).__name__} has no list of its values, or they are "
+            "infinitely many"
         ) from None
     values = values.reshape(len(values), *base.event_shape)
     variables = distribution.event_shape.numel() // base.event_shape.numel()

@@ -269,7 +269,7 @@ REFUSED = {
         {"loc": 0.5},
         "jump",
     ),
-    "poisson": (square, Poisson, {"rate": 2.0}, "Poisson is not finite"),
+    "poisson": (square, Poisson, {"rate": 2.0}, "Poisson has no list of its values"),
     "dirichlet": (
         lambda z: z[..., 0],
         Dirichlet,

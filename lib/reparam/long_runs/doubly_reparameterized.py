@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from reparam.data import load_digits
 from reparam.long_runs import write
-from reparam.long_runs.posteriors_on_digits import with_errors
+from reparam.long_runs.posteriors_on_digits import IMPORTANCE_SAMPLES, with_errors
 from reparam.vae import VAE, digits_vae, evaluate, log_likelihood
 
 SEEDS = list(range(5))
@@ -23,8 +23,6 @@ GRID_SEED = 100
 LEARNING_RATES = [5e-4, 2e-3, 5e-3]
 GRADIENTS, SAMPLES = ["pathwise", "dreg"], [1, 8, 64]
 EPOCHS, BATCH = 100, 64
-#: Of the bound on log p(x), for each image that is held out.
-IMPORTANCE_SAMPLES = 500
 
 
 def trained(
@@ -56,28 +54,35 @@ def chosen_rate(gradient: str, num_samples: int) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    images, results = load_digits().test, {}
+    images, results, first = load_digits().test, {}, {}
     for num_samples in tqdm(SAMPLES):
-        bounds, rows = {}, {}
+        bounds, elbos, rows = {}, {}, {}
         for gradient in GRADIENTS:
             rate = chosen_rate(gradient, num_samples)
-            seconds, elbos, bounds[gradient] = [], [], []
+            seconds, several, single = [], [], []
             for seed in SEEDS:
                 start = time.process_time()
                 vae = trained(gradient, num_samples, seed, rate)
                 seconds.append(time.process_time() - start)
-                elbos.append(evaluate(vae, images, seed=seed).each)
-                bounds[gradient].append(
-                    log_likelihood(vae, images, IMPORTANCE_SAMPLES, seed, progress=False).each
-                )
+                single.append(evaluate(vae, images, seed=seed).each)
+                many = log_likelihood(vae, images, IMPORTANCE_SAMPLES, seed, progress=False)
+                several.append(many.each)
+            elbos[gradient] = torch.stack(single).double()
+            bounds[gradient] = torch.stack(several).double()
+            here = {"elbo": elbos[gradient], "log_likelihood": bounds[gradient]}
+            alone = first.setdefault(gradient, here)
             rows[gradient] = {
                 "learning_rate": rate,
-                "log_likelihood": with_errors(torch.stack(bounds[gradient]).double()),
-                "elbo": with_errors(torch.stack(elbos).double()),
+                **{key: with_errors(values) for key, values in here.items()},
+                "over_one_sample": {k: with_errors(v - alone[k]) for k, v in here.items()},
                 "cpu_seconds": round(statistics.mean(seconds), 2),
             }
-        ordinary, double = (torch.stack(bounds[gradient]).double() for gradient in GRADIENTS)
-        results[str(num_samples)] = {**rows, "gain": with_errors(double - ordinary)}
+        gain, elbo_gain = (of["dreg"] - of["pathwise"] for of in (bounds, elbos))
+        results[str(num_samples)] = {
+            **rows,
+            "gain": with_errors(gain),
+            "elbo_gain": with_errors(elbo_gain),
+        }
     print(write("doubly_reparameterized", {"by_samples": results}, SEEDS))
 
 
