@@ -186,6 +186,7 @@ def test_closed_forms_lie_within_the_claimed_error(f, make, at, truth, value, de
         off = (result.gradient[name] - gradient).abs()
         assert (off <= result.error[name] + 1e-14).all(), (name, off, result.error[name])
         assert (result.error[name] <= 4e-8 * gradient.abs().clamp(min=1)).all()
+    assert (result.value_error >= 0).all()
     if value is not None:
         off = (result.value - T(value).to(device)).abs()
         assert (off <= result.value_error + 1e-15).all()
@@ -604,6 +605,24 @@ def noisy(encoder, x):
 
 def flat(encoder, x):
     return lambda **w: Normal(torch.func.functional_call(encoder, w, (x,)), 1.0)
+
+
+def test_a_rare_nan_in_a_sum_over_weights():
+    """One outcome in a hundred million, which no pilot sample meets and the sum does."""
+    net = nn.Linear(1, 2)
+    with torch.no_grad():
+        net.weight.zero_()
+        net.bias.fill_(-9.0)
+
+    def coins(**weights):
+        logits = torch.func.functional_call(net, weights, (torch.ones(4, 1),))
+        return Independent(Bernoulli(logits=logits), 1)
+
+    def f(z):
+        return torch.where(z.sum(-1) == 2, math.nan, z[..., 0])
+
+    with pytest.raises(ValueError, match="f is NaN at z = 1"):
+        exact_gradient(f, coins, dict(net.named_parameters()), per_replicate=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 import weakref
 from dataclasses import dataclass
 
@@ -64,7 +65,9 @@ def test_seconds_are_those_of_the_gpu():
 def test_moments_against_closed_forms(per_replicate):
     """`z²` at N(1, 1): pathwise `2z` and `2zε`, with variances 4 and 12."""
     n = 2000 if per_replicate else 200_000
+    begun = time.perf_counter()
     result = measure(Pathwise(), square, Normal, NORMAL, replicates=n, per_replicate=per_replicate)
+    took = time.perf_counter() - begun
     check_mean(result.mean["loc"], 2.0, 4.0, n, catches=0.6)
     check_mean(result.mean["scale"], 2.0, 12.0, n, catches=1.0)
     # the variance of a sample variance of normal numbers is 2 variance² / n
@@ -72,7 +75,20 @@ def test_moments_against_closed_forms(per_replicate):
     assert result.standard_error["loc"].item() == pytest.approx(math.sqrt(4 / n), rel=0.2)
     assert result.variance_standard_error["loc"].item() == pytest.approx(math.sqrt(32 / n), rel=0.3)
     assert (result.replicates, result.evaluations) == (n, 1)
-    assert result.seconds > 0
+    assert 0 < result.seconds * n < took
+
+
+@pytest.mark.parametrize("size", [0.1, 1 / 3, 0.7, 1e-3, 123.4])
+def test_the_error_of_a_variance_where_the_variance_has_none(size):
+    """Gradients of one size and either sign: their squares do not vary but for rounding."""
+
+    def either(f, q, num_samples):
+        f(q.loc.detach().unsqueeze(0))
+        return q.loc * size * (1 - 2 * (torch.arange(len(q.loc)) % 2))
+
+    result = measure(either, square, lambda loc: Normal(loc, 1.0), {"loc": T(1.0)}, replicates=1000)
+    assert result.variance["loc"].item() == pytest.approx(size**2 * 1000 / 999)
+    assert 0 <= result.variance_standard_error["loc"].item() < 1e-6 * size**2
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10, 2**22])
@@ -600,6 +616,7 @@ def test_a_picture_of_thirteen_estimators():
         "off by 3.0, biased",
     ]
     assert (panel.get_xscale(), panel.get_yscale()) == ("log", "symlog")
+    assert panel.get_ylabel() == "bias, ± 2 s.e. (band: linear)"
     for line, row in zip(drawn, table.rows, strict=True):
         assert line.get_xdata()[0] == pytest.approx(row.variance_time or row.variance * row.seconds)
         assert line.get_ydata()[0] == row.bias
