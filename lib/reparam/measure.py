@@ -974,21 +974,25 @@ def _direction(problem: _Problem, random: Parameters) -> tuple[Parameters, tuple
                 for k, v in values.items()
             }
             try:
-                while any(_moves_far(problem, problem.moved(toward, s * 1e-4)) for s in sides):
-                    toward = {k: step / 4 for k, step in toward.items()}
+                return _gentle(problem, toward, sides), sides
             except ValueError:
                 continue
-            return toward, sides
     raise ValueError("no exact gradient: make_distribution refuses parameters nearby")
 
 
-def _moves_far(problem: _Problem, moved: _Problem) -> bool:
-    """Whether the density at a sample changes by much more than a step of a difference should.
+def _gentle(problem: _Problem, toward: Parameters, sides: tuple[int, int]) -> Parameters:
+    """The direction, shortened until a step in it moves the density at a sample by little.
 
-    It does where a law is narrow and a parameter, such as its place, is large.
+    Where a law is narrow, a step that goes by the size of a parameter, such as its place, is a long
+    way for it. A density that no step is short enough for is random; then nothing is shortened.
     """
-    before, after = (p.distribution.log_prob(problem.anchor) for p in (problem, moved))
-    return bool(((before - after).abs() > 0.01).any())
+    before, shorter = problem.distribution.log_prob(problem.anchor), toward
+    for _ in range(40):
+        moved = (problem.moved(shorter, side * 1e-4).distribution for side in sides)
+        if all(((q.log_prob(problem.anchor) - before).abs() < 0.01).all() for q in moved):
+            return shorter
+        shorter = {name: step / 4 for name, step in shorter.items()}
+    return toward
 
 
 # --- the exact gradient by weights that take no leading dimension ---------------------------------

@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import io
-import json
 
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
@@ -29,15 +28,14 @@ class Small(ast.NodeTransformer):
 
 
 def gpu_cells():
-    """(notebook, number of the cell, statements of all code cells before it, its own)."""
-    for path in sorted((notebooks.ROOT / "book").glob("*.ipynb")):
+    """(statements of all code cells before it, its own) of each, named by notebook and number."""
+    for path in notebooks.notebook_paths():
         before = []
-        for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"]):
-            if cell["cell_type"] != "code":
+        for number, cell in enumerate(notebooks.read(path).cells):
+            if cell.cell_type != "code":
                 continue
-            source = TransformerManager().transform_cell("".join(cell["source"]))
-            statements = ast.parse(source).body
-            if "gpu" in cell["metadata"].get("tags", []):
+            statements = ast.parse(TransformerManager().transform_cell(cell.source)).body
+            if "gpu" in cell.metadata.get("tags", []):
                 yield pytest.param(list(before), statements, id=f"{path.stem}, cell {number}")
             before += statements
 
