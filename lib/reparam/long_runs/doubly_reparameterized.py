@@ -15,8 +15,13 @@ from tqdm import tqdm
 
 from reparam.data import load_digits
 from reparam.long_runs import write
-from reparam.long_runs.posteriors_on_digits import IMPORTANCE_SAMPLES, with_errors
-from reparam.vae import VAE, digits_vae, evaluate, log_likelihood
+from reparam.long_runs.posteriors_on_digits import (
+    CRITERIA,
+    IMPORTANCE_SAMPLES,
+    held_out,
+    with_errors,
+)
+from reparam.vae import VAE, digits_vae, log_likelihood
 
 SEEDS = list(range(5))
 GRID_SEED = 100
@@ -44,44 +49,41 @@ def trained(
 
 
 def chosen_rate(gradient: str, num_samples: int) -> float:
-    def held_out(rate: float) -> float:
+    def bound(rate: float) -> float:
         vae = trained(gradient, num_samples, GRID_SEED, rate)
         images = load_digits().validation
         return log_likelihood(vae, images, IMPORTANCE_SAMPLES, GRID_SEED, progress=False).mean
 
-    return max(LEARNING_RATES, key=held_out)
+    return max(LEARNING_RATES, key=bound)
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    images, results, first = load_digits().test, {}, {}
+    images, results, alone = load_digits().test, {}, {}
     for num_samples in tqdm(SAMPLES):
-        bounds, elbos, rows = {}, {}, {}
+        found, rows = {}, {}
         for gradient in GRADIENTS:
             rate = chosen_rate(gradient, num_samples)
-            seconds, several, single = [], [], []
+            seconds, runs = [], []
             for seed in SEEDS:
                 start = time.process_time()
                 vae = trained(gradient, num_samples, seed, rate)
                 seconds.append(time.process_time() - start)
-                single.append(evaluate(vae, images, seed=seed).each)
-                many = log_likelihood(vae, images, IMPORTANCE_SAMPLES, seed, progress=False)
-                several.append(many.each)
-            elbos[gradient] = torch.stack(single).double()
-            bounds[gradient] = torch.stack(several).double()
-            here = {"elbo": elbos[gradient], "log_likelihood": bounds[gradient]}
-            alone = first.setdefault(gradient, here)
+                runs.append(held_out(vae, images, seed))
+            here = {key: torch.stack([run[key] for run in runs]).double() for key in CRITERIA}
+            found[gradient] = here
+            first = alone.setdefault(gradient, here)  # of one sample
             rows[gradient] = {
                 "learning_rate": rate,
-                **{key: with_errors(values) for key, values in here.items()},
-                "over_one_sample": {k: with_errors(v - alone[k]) for k, v in here.items()},
+                **{key: with_errors(here[key]) for key in CRITERIA},
+                "over_one_sample": {key: with_errors(here[key] - first[key]) for key in CRITERIA},
                 "cpu_seconds": round(statistics.mean(seconds), 2),
             }
-        gain, elbo_gain = (of["dreg"] - of["pathwise"] for of in (bounds, elbos))
+        gains = {key: with_errors(found["dreg"][key] - found["pathwise"][key]) for key in CRITERIA}
         results[str(num_samples)] = {
             **rows,
-            "gain": with_errors(gain),
-            "elbo_gain": with_errors(elbo_gain),
+            "gain": gains["log_likelihood"],
+            "elbo_gain": gains["elbo"],
         }
     print(write("doubly_reparameterized", {"by_samples": results}, SEEDS))
 
