@@ -2,6 +2,7 @@
 
 import math
 import signal
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -152,6 +153,23 @@ def test_the_log_likelihood_is_looked_at_from_outside():
     ):
         with pytest.raises(error, match=message):
             log_likelihood(vae, *arguments)
+
+
+def test_what_train_and_evaluate_return_stays_as_it_was():
+    results = train(small_vae(), images(), 1, progress=False), evaluate(small_vae(), images())
+    for result in results:
+        with pytest.raises(FrozenInstanceError):
+            result.elbo = result.mean = 0.0
+
+
+def test_a_bound_of_many_samples_takes_as_many_images_as_fit_and_at_least_one(monkeypatch):
+    monkeypatch.setattr("reparam.vae._SAMPLES_AT_ONCE", 12)
+    vae, sizes = small_vae(), []
+    vae.encoder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    for k, expected in ((4, [3, 3, 1]), (13, [1] * 7)):
+        sizes.clear()
+        log_likelihood(vae, images(7), k, progress=False)
+        assert sizes == expected
 
 
 def test_the_bar_of_the_log_likelihood_can_be_hidden(monkeypatch, capsys):

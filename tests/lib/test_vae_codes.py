@@ -367,6 +367,8 @@ def test_bad_sizes():
         VAE(CategoricalEncoder(6, 16, 3, 4), CategoricalDecoder(3, 3, 16, 6))
     with pytest.raises(ValueError, match="num_samples"):
         hybrid().elbo(images(), 0)
+    with pytest.raises(ValueError, match="num_samples"):
+        quantized().importance_weighted(images(), 0)
 
 
 # A class beside a vector
@@ -490,6 +492,11 @@ def test_the_quantized_elbo_is_a_bound_and_has_no_noise():
     assert (elbo < torch.logsumexp(log_joint, 0)).all()
     torch.testing.assert_close(vae.prior.log_prob(index)[0].item(), -2 * math.log(5))
     assert evaluate(vae, x, num_samples=1, seed=0) == evaluate(vae, x, num_samples=9, seed=1)
+
+
+def test_the_quantized_vae_of_the_digits_takes_batches_of_any_shape():
+    vae, x = quantized_digits_vae(), torch.eye(64)[:6]
+    torch.testing.assert_close(vae.elbo(x.unflatten(0, (2, 3))), vae.elbo(x).view(2, 3))
 
 
 def test_the_quantized_vae_descends_the_quantizers_loss_whatever_its_value_says():

@@ -320,6 +320,13 @@ def test_an_estimator_is_refused_before_training():
         train(vae, x, epochs=1, estimator=Pathwise(), progress=False)
 
 
+def test_what_the_factory_makes_unless_told():
+    flows = flow_digits_vae().encoder.flows.flows
+    assert len(flows) == 8 and all(type(flow) is PlanarFlow for flow in flows)
+    assert all((flow.dim, flow.context_dim) == (8, 0) for flow in flows)
+    assert flow_digits_vae().decoder.hidden[0].weight.shape == (200, 8)
+
+
 def test_wrong_arguments_of_the_factory():
     with pytest.raises(ValueError, match=r"planar, radial.*got 'planer'"):
         flow_digits_vae("planer")
