@@ -155,3 +155,12 @@ def check_temperature(temperature: float | Tensor, name: str = "temperature") ->
             f"{name} must be positive and finite, got {temperature}: at 0 a relaxed sample is "
             "discrete and has no derivative, so use StraightThrough or ScoreFunction there"
         )
+
+
+def check_probability(value: Tensor) -> None:
+    """What an inverse CDF takes: a floating-point tensor of numbers between 0 and 1, or NaN."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"icdf takes a floating-point tensor of probabilities, got {got}")
+    if any_true((value < 0) | (value > 1)):
+        raise ValueError("icdf takes probabilities, between 0 and 1")

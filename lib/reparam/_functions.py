@@ -1,9 +1,10 @@
 """What torch has not, or does slowly by its plainest call, and several modules need."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_plain() -> bool:
@@ -76,3 +77,15 @@ def graph_of(tensor: Tensor) -> Iterator[torch.autograd.graph.Node]:
             seen.add(node)
             yield node
             todo.extend(parent for parent, _ in node.next_functions)
+
+
+@contextmanager
+def keeping_modes(module: object) -> Iterator[None]:
+    """Training and evaluation modes may change inside; afterwards each part has its own again."""
+    parts = module.modules() if isinstance(module, nn.Module) else ()
+    modes = {part: part.training for part in parts}
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -347,7 +347,8 @@ def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str
         reduction: as for `full_covariance_kl`.
 
     Returns:
-        The KL in the dtype of `mu`, or in float32 where that is wider.
+        The KL in the dtype of `mu`, or in float32 where that is wider. It can be differentiated
+        once; second derivatives in W are NaN where singular values coincide, as at W = 0.
 
     Raises:
         TypeError, ValueError: as `reparameterize_low_rank_gaussian`, or if `reduction` is neither

@@ -18,6 +18,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +29,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from tqdm.auto import tqdm
 
-from reparam._checks import check_alike, check_count, check_float, check_number
+from reparam._checks import check_alike, check_count, check_finite, check_float, check_number
+from reparam._functions import keeping_modes
 from reparam._progress import bars_are_off
 from reparam.estimators import ScoreFunction
 from reparam.estimators._contract import innermost, modules_in, parameters_of, rebuilt
@@ -46,7 +48,6 @@ MakeDistribution = Callable[..., Distribution]
 Parameters = Mapping[str, Tensor]
 
 _CHUNK = 2**22  # numbers drawn at once: bounds the memory of `measure` and of a sum over a support
-_PROBE = 7  # replicates of the probe: a length that no parameter is likely to have by chance
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def measure(
     Raises:
         TypeError: if an argument is of the wrong kind.
         ValueError: if `make_distribution` does not carry the extra dimension through, if the
-            estimate has no path to a parameter, or if a parameter holds NaN or nothing.
+            estimate has no path to a parameter, if an estimate's gradient is NaN or infinite, or if
+            a parameter holds NaN or nothing.
 
     Used from chapter 1 on.
 
@@ -143,6 +145,7 @@ def measure(
     )
 
 
+@torch.inference_mode(False)  # turns gradients on, too, whatever the caller turned off
 def _measure(
     estimator: Callable,
     f: Callable,
@@ -174,19 +177,20 @@ def _measure(
         _check_estimates(estimates, distribution.batch_shape)
         return estimates, copies
 
-    state = _frozen(estimator)
     moments = {name: _Moments(value) for name, value in parameters.items()}
     seconds, evaluations = 0.0, 0
-    try:
+    with _frozen(estimator):
         if per_replicate:
             chunk = 1
         else:
             with torch.random.fork_rng():
-                estimate((_PROBE,))
+                probe = _probe_length(parameters)
+                estimate((probe,))
                 room = [*calls, *calls[-1:] * 2]  # f needs some of its own
                 handed = sum(x.numel() for x in (*room, *parameters.values()))
-                _check_replicates_apart(integrand, calls[-1], parameters)
-            chunk = max(1, min(replicates, _CHUNK * _PROBE // handed))
+                for z in calls[-1:]:  # a closed form asks f for nothing
+                    _check_replicates_apart(integrand, z, parameters, probe)
+            chunk = max(1, min(replicates, _CHUNK * probe // handed))
         calls.clear()
         for start in range(0, replicates, chunk):
             count = min(chunk, replicates - start)
@@ -197,10 +201,9 @@ def _measure(
             evaluations += sum(len(z) for z in calls)
             calls.clear()
             for name, gradient in gradients.items():
+                _refuse_infinite(name, gradient, count)
                 moments[name].add(gradient.reshape(count, *parameters[name].shape))
             advance(count)
-    finally:
-        state.restore()
 
     return Measurement(
         mean={name: m.mean() for name, m in moments.items()},
@@ -265,7 +268,6 @@ def exact_gradient(
     0.3521
     """
     _check_parameters(parameters)
-    integrand = _with_parameters(f, parameters)
     try:
         break_points = tuple(float(point) for point in break_points)
     except TypeError:
@@ -273,14 +275,39 @@ def exact_gradient(
     check_number("tolerance", tolerance)
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be positive and finite, got {tolerance}")
+    return _exact_gradient(
+        _with_parameters(f, parameters),
+        make_distribution,
+        parameters,
+        break_points,
+        tolerance,
+        per_replicate,
+    )
+
+
+@torch.inference_mode(False)  # turns gradients on, too, whatever the caller turned off
+def _exact_gradient(
+    integrand: Callable,
+    make_distribution: MakeDistribution,
+    parameters: Parameters,
+    break_points: tuple[float, ...],
+    tolerance: float,
+    per_replicate: bool,
+) -> ExactGradient:
+    """`exact_gradient`, its arguments checked."""
     exact = {name: value.detach().double() for name, value in parameters.items()}
     try:
         distribution = _probe(make_distribution, exact)
-    except (RuntimeError, ValueError):
-        if not per_replicate:
+    except (RuntimeError, ValueError) as error:
+        if not per_replicate and isinstance(error, ValueError):
             raise
+        if not per_replicate:
+            raise _in_float64(error) from error
         return _exact_of_weights(integrand, make_distribution, parameters, break_points, tolerance)
-    problem, pilot, direction = _pose(integrand, make_distribution, exact, distribution)
+    try:
+        problem, pilot, direction = _pose(integrand, make_distribution, exact, distribution)
+    except RuntimeError as error:
+        raise _in_float64(error) from error
     if distribution.support.is_discrete:
         _check_by_differences(problem, result := _sum_over(problem), direction, _sum_over)
         return result
@@ -291,6 +318,14 @@ def exact_gradient(
     result = _with_error(integrate(problem), integrate(problem, shift=0.4), tolerance)
     _check_by_differences(problem, result, direction, integrate)
     return result
+
+
+def _in_float64(error: RuntimeError) -> ValueError:
+    """What to raise where `make_distribution`, or what it made, fails on float64 parameters."""
+    return ValueError(
+        f"no exact gradient: the distribution fails with float64 parameters ({error}); where "
+        "make_distribution has constants or weights of its own, give them .to(parameter)"
+    )
 
 
 # --- shared by measure and exact_gradient --------------------------------------------------------
@@ -350,20 +385,32 @@ def _check_estimates(estimates: Tensor, batch_shape: torch.Size) -> None:
         )
 
 
-def _check_replicates_apart(integrand: Callable, z: Tensor, parameters: Parameters) -> None:
+def _refuse_infinite(name: str, gradient: Tensor, count: int) -> None:
+    bad = int((~gradient.reshape(count, -1).isfinite()).any(-1).sum())
+    if bad:
+        raise ValueError(
+            f"the gradient for {name!r} is NaN or infinite in {bad} of {count} replicates, so that "
+            "it has no mean. Look for a slope that is infinite where its value is not, as that of "
+            "sqrt at 0: torch.where does not keep it out, clamping the argument before sqrt does"
+        )
+
+
+def _check_replicates_apart(
+    integrand: Callable, z: Tensor, parameters: Parameters, probe: int
+) -> None:
     """The values of a replicate stay what they are when the samples of others change."""
     copies = {
-        name: value.detach().expand(_PROBE, *value.shape) for name, value in parameters.items()
+        name: value.detach().expand(probe, *value.shape) for name, value in parameters.items()
     }
     pool = z.flatten(0, 1)
     count = max(1, min(32, 2**20 // z[0].numel()))
-    chosen = torch.randint(len(pool), (2, count, _PROBE), device=z.device)
+    chosen = torch.randint(len(pool), (2, count, probe), device=z.device)
 
     def values(samples: Tensor) -> Tensor:
         with torch.random.fork_rng(), torch.no_grad():  # f's own noise, if any, always the same
             return integrand(samples, copies)
 
-    if _mixes(values, *pool[chosen], (_PROBE,), tolerance=1e-3):
+    if _mixes(values, *pool[chosen], (probe,), tolerance=1e-3):
         raise ValueError(
             "f mixes replicates: its value at one sample changes with the others'. Let it act on "
             "event dimensions alone, the last of [n, *batch_shape, *event_shape] (a mean or a "
@@ -413,6 +460,12 @@ def _built(make_distribution: MakeDistribution, parameters: Parameters) -> Distr
         Distribution.set_default_validate_args(before)
 
 
+def _probe_length(parameters: Parameters) -> int:
+    """A number of replicates that no dimension of a parameter has, which would hide mistakes."""
+    sizes = {size for value in parameters.values() for size in value.shape}
+    return next(length for length in itertools.count(7) if length not in sizes)
+
+
 def _probe(make_distribution: MakeDistribution, parameters: Parameters) -> Distribution:
     """The distribution, once it is known to carry a leading dimension through."""
     distribution = _built(make_distribution, parameters)
@@ -421,13 +474,14 @@ def _probe(make_distribution: MakeDistribution, parameters: Parameters) -> Distr
             "make_distribution must return a torch.distributions.Distribution, got "
             f"{type(distribution).__name__}"
         )
-    wanted = (_PROBE, *distribution.batch_shape)
+    probe = _probe_length(parameters)
+    wanted = (probe, *distribution.batch_shape)
     advice = (
         "index parameters from the right (x[..., 0], x.unbind(-1), .mT, @), so that one more "
         "dimension on the left goes through; or, in measure and compare, pass per_replicate=True"
     )
     try:
-        copies = {name: value.expand(_PROBE, *value.shape) for name, value in parameters.items()}
+        copies = {name: value.expand(probe, *value.shape) for name, value in parameters.items()}
         widened = _built(make_distribution, copies)
     except Exception as error:
         raise ValueError(
@@ -438,7 +492,7 @@ def _probe(make_distribution: MakeDistribution, parameters: Parameters) -> Distr
         raise ValueError(
             "make_distribution must give batch_shape "
             f"{wanted} and event_shape {tuple(distribution.event_shape)} when every parameter has "
-            f"an extra leading dimension of {_PROBE}, got {tuple(widened.batch_shape)} and "
+            f"an extra leading dimension of {probe}, got {tuple(widened.batch_shape)} and "
             f"{tuple(widened.event_shape)}: {advice}"
         )
     return distribution
@@ -470,19 +524,17 @@ def _gradients(estimate: Tensor, parameters: Parameters) -> dict[str, Tensor]:
     return dict(zip(parameters, found, strict=True))
 
 
-class _frozen:
-    """Put an estimator with state of its own in eval mode, and restore all of it afterwards."""
-
-    def __init__(self, estimator: Callable) -> None:
-        self.modules = nn.ModuleList(modules_in(estimator))
-        self.training = {m: m.training for m in self.modules.modules()}
-        self.state = {k: v.clone() for k, v in self.modules.state_dict().items()}
-        self.modules.eval()
-
-    def restore(self) -> None:
-        self.modules.load_state_dict(self.state)
-        for module, training in self.training.items():
-            module.training = training
+@contextmanager
+def _frozen(estimator: Callable) -> Iterator[None]:
+    """An estimator with state of its own in eval mode inside, and as it was afterwards."""
+    modules = nn.ModuleList(modules_in(estimator))
+    state = {name: value.clone() for name, value in modules.state_dict().items()}
+    with keeping_modes(modules):
+        modules.eval()
+        try:
+            yield
+        finally:
+            modules.load_state_dict(state)
 
 
 class _Moments:
@@ -666,6 +718,8 @@ def _check_integrand(
             f"f must return one value for each sample, shape {(2, *batch)} for samples of shape "
             f"{tuple(z.shape)}, got {got}"
         )
+    if values.is_complex():
+        raise TypeError(f"f must return real numbers, got dtype {values.dtype}")
     if values.isnan().any():
         raise ValueError("f returned NaN on a sample of the distribution")
     if not torch.equal(values, integrand(z, parameters)):
@@ -1396,7 +1450,8 @@ def compare(
             nor `exact_gradient` does, the table says so and leaves the bias open.
 
     Raises:
-        TypeError, ValueError: as `measure` does, naming the estimator.
+        TypeError, ValueError: as `measure` does, naming the estimator; if `truth` has not the
+            names and shapes of the parameters, or is not finite.
 
     Used from chapter 1 on.
 
@@ -1433,6 +1488,9 @@ def compare(
     """
     if not isinstance(estimators, Mapping) or not estimators:
         raise TypeError(f"estimators must be a dict by name, got {type(estimators).__name__}")
+    for name in estimators:
+        if not isinstance(name, str):
+            raise TypeError(f"the names of estimators must be strings, got {name!r}")
     _check_parameters(parameters)
     note, error = "", {name: torch.zeros_like(value) for name, value in parameters.items()}
     if truth is None:
@@ -1445,10 +1503,8 @@ def compare(
             if not (per_replicate or str(reason).startswith("no exact gradient")):
                 raise
             note = str(reason)
-    elif set(truth) != set(parameters):
-        raise ValueError(
-            f"truth must have the parameters {sorted(parameters)}, got {sorted(truth)}"
-        )
+    else:
+        _check_truth(truth, parameters)
     sizes = _sizes(f, make_distribution, parameters, per_replicate)
     rows, totals = [], []
     steps = len(estimators) * replicates
@@ -1472,6 +1528,25 @@ def compare(
             entries = f"{sum(value.numel() for value in parameters.values())} entries"
             totals.append(_row(name, entries, list(parameters), measured, truth, error, sizes))
     return Comparison(rows, totals, None if truth is None else dict(truth), note, replicates)
+
+
+def _check_truth(truth: Mapping[str, Tensor], parameters: Parameters) -> None:
+    if not isinstance(truth, Mapping):
+        raise TypeError(
+            "truth must be a dict of tensors by name, as exact_gradient(...).gradient is, got "
+            f"{type(truth).__name__}"
+        )
+    if set(truth) != set(parameters):
+        raise ValueError(
+            f"truth must have the parameters {sorted(parameters)}, got {sorted(truth)}"
+        )
+    check_finite(**{f"truth[{name!r}]": value for name, value in truth.items()})
+    for name, value in truth.items():
+        if value.shape != parameters[name].shape:
+            raise ValueError(
+                f"truth[{name!r}] must have the shape of the parameter, "
+                f"{list(parameters[name].shape)}, got {list(value.shape)}"
+            )
 
 
 def _sizes(

@@ -150,7 +150,8 @@ def _wide_exponential(
 
 def _fine_uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniform on [0, 1) in float64, of the shape of `like`, of which no value is read."""
-    return torch.empty_like(like, dtype=torch.float64).uniform_(generator=generator)
+    options = dict(dtype=torch.float64, device=like.device, generator=generator)
+    return torch.rand(like.shape, **options)  # torch.func.vmap knows this, and not uniform_
 
 
 def _blank(

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
 from reparam._checks import any_true
+from reparam._functions import Function
 from reparam.estimators import NVIL, LeaveOneOut, ScoreFunction
 from reparam.estimators._contract import (
     attach,
@@ -249,7 +250,7 @@ def _log_weights(
     """`log w(z_k)`, shape `[num_samples, *batch_shape]`, with the graph that the gradient wants."""
     z = posterior.rsample((num_samples,))
     if gradient == "dreg":
-        z = _Weighted.apply(z, lambda: log_w.detach().softmax(0))
+        z = _Weighted.call(z, lambda: log_w.detach().softmax(0))
     log_p = values_of(log_joint, z, posterior, "log_joint")
     name, instead = f"gradient={gradient!r}", "gradient='score'"
     check_differentiable(name, log_p, z, instead, "log_joint")
@@ -260,7 +261,7 @@ def _log_weights(
     return log_w
 
 
-class _Weighted(torch.autograd.Function):
+class _Weighted(Function):
     """The identity; the gradient of each sample is multiplied by its weight.
 
     The weights are known later than the samples: `weights()` is asked when a gradient comes back.

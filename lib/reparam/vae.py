@@ -21,7 +21,15 @@ from torch.distributions import (
 )
 from tqdm.auto import tqdm, trange
 
-from reparam._checks import check_alike, check_count, check_flag, check_float
+from reparam._checks import (
+    any_true,
+    check_alike,
+    check_count,
+    check_flag,
+    check_float,
+    check_number,
+)
+from reparam._functions import keeping_modes
 from reparam._progress import bars_are_off
 from reparam.estimators import Enumeration, Learned, Pathwise, ScoreFunction
 from reparam.estimators._contract import modules_in
@@ -372,8 +380,9 @@ class VAE(nn.Module):
         Raises:
             TypeError: if `x` is not a floating-point tensor, or `num_samples` not an int.
             ValueError: if `x` does not fit the encoder, or holds what the decoder's distribution
-                gives no probability to (grey pixels, for a Bernoulli), or if the estimator needs
-                what the posterior does not have (it then names another).
+                gives no probability to (grey pixels, for a Bernoulli), if the estimator needs
+                what the posterior does not have (it then names another), or if `sample` or
+                `estimator` returns another shape than those of the samples or of the images.
         """
         check_count("num_samples", num_samples)
         estimator = _at(x, estimator or Pathwise()) if sample is None else _average_over(sample)
@@ -381,7 +390,14 @@ class VAE(nn.Module):
         reconstruction = estimator(
             lambda z: _log_likelihood(self.decoder(z), x), posterior, num_samples
         )
-        return reconstruction, kl_divergence(posterior, self.prior)
+        kl = kl_divergence(posterior, self.prior)
+        if not isinstance(reconstruction, Tensor) or reconstruction.shape != kl.shape:
+            got = getattr(reconstruction, "shape", type(reconstruction).__name__)
+            raise ValueError(
+                f"an estimator must return one estimate for each image, shape {list(kl.shape)}, "
+                f"got {list(got) if isinstance(got, tuple) else got}"
+            )
+        return reconstruction, kl
 
     def elbo(
         self,
@@ -467,7 +483,7 @@ class FlowVAE(VAE):
             )
         posterior = self.encoder(x)
         posterior = posterior.expand((num_samples, *posterior.batch_shape))
-        z = (sample or _exact)(posterior)
+        z = _drawn(sample or _exact, posterior)
         kl = posterior.log_prob(z) - self.prior.log_prob(z)
         return _log_likelihood(self.decoder(z), x).mean(0), kl.mean(0)
 
@@ -608,9 +624,10 @@ class VectorQuantizer(nn.Module):
     `.index`, shape `[...]`; `.loss`, shape `[...]`.
 
     Raises:
-        TypeError: if a size is not an int, or `z` not a floating-point tensor.
-        ValueError: if a size is not positive, `commitment` not a positive number, or `z` has
-            another length, dtype or device than the codebook, or holds NaN.
+        TypeError: if a size is not an int, `commitment` no number, or `z` not a floating-point
+            tensor.
+        ValueError: if a size or `commitment` is not positive and finite, or `z` has another length,
+            dtype or device than the codebook, or holds NaN.
 
     Used in chapter 7. Source: van den Oord, Vinyals and Kavukcuoglu (2017),
     https://arxiv.org/abs/1711.00937.
@@ -625,6 +642,7 @@ class VectorQuantizer(nn.Module):
     def __init__(self, codes: int, dim: int, commitment: float = 0.25):
         super().__init__()
         _check_sizes(codes=codes, dim=dim)
+        check_number("commitment", commitment)
         if not 0 < commitment < float("inf"):
             raise ValueError(f"commitment must be a positive number, got {commitment}")
         self.commitment = commitment
@@ -646,7 +664,24 @@ class VectorQuantizer(nn.Module):
         return Quantized(straight_through(nearest, z), index, loss)
 
     def perplexity(self, index: Tensor) -> float:
-        """How many codes are in use: `exp` of the entropy of their frequencies, from 1 to C."""
+        """How many codes are in use: `exp` of the entropy of their frequencies, from 1 to C.
+
+        Args:
+            index: of codes, any shape, as `forward` gives them.
+
+        Raises:
+            TypeError: if `index` is not a tensor of integers.
+            ValueError: if it is empty, or holds a number that no code has.
+        """
+        if not isinstance(index, Tensor) or index.dtype != torch.long:
+            got = index.dtype if isinstance(index, Tensor) else type(index).__name__
+            raise TypeError(f"index must be a tensor of dtype torch.long, got {got}")
+        codes = len(self.codebook)
+        if index.numel() == 0 or any_true((index < 0) | (index >= codes)):
+            raise ValueError(
+                f"index must hold numbers from 0 to {codes - 1}, got shape {list(index.shape)}"
+                + (f" from {index.min()} to {index.max()}" if index.numel() else "")
+            )
         share = torch.bincount(index.flatten(), minlength=len(self.codebook)) / index.numel()
         return torch.special.entr(share).sum().exp().item()
 
@@ -665,6 +700,10 @@ class QuantizedVAE(VAE):
         quantizer: a `VectorQuantizer` of vectors of that length.
         decoder: takes the D codes as one vector, e.g. `BernoulliDecoder(D * dim, ...)`.
 
+    Raises:
+        ValueError: if the decoder's z is no whole number of codes; in use, if the encoder does not
+            give as many vectors; else as `VAE` and `VectorQuantizer`.
+
     `terms` and `elbo` have the value of the ELBO's terms. The gradient of the first one has that of
     the quantizer's loss in it, so that `train` needs to know nothing of it. `num_samples`,
     `sample` and `estimator` are accepted and change nothing: nothing is drawn.
@@ -680,6 +719,12 @@ class QuantizedVAE(VAE):
 
     def __init__(self, encoder: nn.Module, quantizer: VectorQuantizer, decoder: nn.Module):
         nn.Module.__init__(self)
+        dim = quantizer.codebook.shape[1]
+        if decoder.latent_dim % dim:
+            raise ValueError(
+                f"the decoder must take codes of length {dim} side by side, got a latent_dim of "
+                f"{decoder.latent_dim}"
+            )
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
 
     @property
@@ -697,7 +742,15 @@ class QuantizedVAE(VAE):
         estimator: Estimator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`log p(x|code)`, and the KL, which is the constant `D log C`."""
-        quantized = self.quantizer(self.encoder(x).to(x.dtype))
+        z = self.encoder(x).to(x.dtype)
+        dim = self.quantizer.codebook.shape[1]
+        wanted = (*x.shape[:-1], self.decoder.latent_dim // dim, dim)
+        if z.shape != wanted:
+            raise ValueError(
+                f"the encoder must return vectors of shape {list(wanted)} for images of shape "
+                f"{list(x.shape)}, got {list(z.shape)}: nn.Unflatten(-1, {wanted[-2:]}) makes them"
+            )
+        quantized = self.quantizer(z)
         loss = quantized.loss.sum(-1)
         reconstruction = _log_likelihood(self.decoder(quantized.code.flatten(-2)), x)
         kl = quantized.index.shape[-1] * math.log(len(self.quantizer.codebook))
@@ -706,14 +759,19 @@ class QuantizedVAE(VAE):
     def importance_weighted(
         self, x: Tensor, num_samples: int, gradient: str | None = None
     ) -> Tensor:
-        """The ELBO, for any K: all samples of this posterior are one and the same."""
+        """The ELBO, for any K: all samples of this posterior are one and the same.
+
+        `gradient` has to be None, as the gradient is that of `terms`.
+        """
         check_count("num_samples", num_samples)
+        if gradient is not None:
+            raise ValueError(f"a QuantizedVAE draws nothing and has one gradient, got {gradient!r}")
         return self.elbo(x)
 
 
 def _log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
     """`log p(x|z)`, after checking that `x` can come from this distribution at all."""
-    if not likelihood.support.check(x).all():
+    if any_true(~likelihood.support.check(x)):
         raise ValueError(
             f"x must lie in the support of the decoder's distribution, {likelihood.support}, "
             f"got values from {x.min():g} to {x.max():g}: binarize the images, "
@@ -734,7 +792,22 @@ def _own_parameters(estimator: Estimator | None) -> list[nn.Parameter]:
 
 def _average_over(sample: Sampler) -> Estimator:
     """The plain average of `f` over what `sample` draws."""
-    return lambda f, q, num_samples: f(sample(q.expand((num_samples, *q.batch_shape)))).mean(0)
+
+    def average(f: Callable, q: Distribution, num_samples: int) -> Tensor:
+        return f(_drawn(sample, q.expand((num_samples, *q.batch_shape)))).mean(0)
+
+    return average
+
+
+def _drawn(sample: Sampler, q: Distribution) -> Tensor:
+    z, shape = sample(q), q.batch_shape + q.event_shape
+    if not isinstance(z, Tensor) or z.shape != shape:
+        got = list(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(
+            f"sample must return one z of each posterior it is given, shape {list(shape)}, got "
+            f"{got}: lambda q: q.rsample()"
+        )
+    return z
 
 
 def digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
@@ -787,9 +860,20 @@ def flow_digits_vae(
 ) -> FlowVAE:
     """The VAE of chapter 6 with a flow posterior, for 8×8 images.
 
-    `kind` is `"planar"`, `"radial"`, `"sylvester"`, `"coupling"`, `"iaf"` or `"spline"`; `options`
-    go to each flow. With `amortized` the flows' parameters depend on the image. The weights come
-    from the global generator.
+    Its weights come from the global generator.
+
+    Args:
+        kind: `"planar"`, `"radial"`, `"sylvester"`, `"coupling"`, `"iaf"` or `"spline"`.
+        num_flows: how many flows, one after the other.
+        amortized: whether the flows' parameters depend on the image.
+        latent_dim, hidden_dim: D, and the width of the hidden layers of encoder and decoder.
+        options: to each flow, such as `hidden=(64,)`.
+
+    Raises:
+        TypeError: if a size is not an int, `amortized` no bool, or the flow has no such option.
+        ValueError: if `kind` is another one, or a size not positive.
+
+    Derived in chapter 6.
 
     >>> flow_digits_vae("coupling", num_flows=2, hidden=(32,)).encoder.flows.dim
     8
@@ -940,8 +1024,8 @@ def train(
     Raises:
         TypeError: if images are not floating-point tensors, or counts not ints.
         ValueError: if images or the estimator do not fit the model, or a number is out of range.
-        FloatingPointError: if the loss or a gradient is not finite any more. The weights are then
-            those of the last step at which the loss was.
+        FloatingPointError: if the loss or a gradient is not finite any more, or the model not able
+            to encode and decode. The weights are then those of the last step at which the loss was.
 
     Used from chapter 1 on.
 
@@ -953,17 +1037,19 @@ def train(
     check_count("batch_size", batch_size)
     check_count("num_samples", num_samples)
     for name, value, low in (("learning_rate", learning_rate, 1e-12), ("kl_weight", kl_weight, 0)):
+        check_number(name, value)
         if not low <= value < float("inf"):
             raise ValueError(f"{name} must be finite and at least {low:g}, got {value}")
-    evaluate(vae, images, num_samples=1)  # checks every image before the first step
-    if validation is not None:
-        evaluate(vae, validation, num_samples=1)
+    held_out = {} if validation is None else {"validation": validation}
+    for name, each in ({"images": images} | held_out).items():
+        _check_images(name, each)
+        evaluate(vae, each, num_samples=1)  # checks every image before the first step
 
     weights = list(dict.fromkeys([*vae.parameters(), *_own_parameters(estimator)]))
     optimizer = torch.optim.Adam(weights, lr=learning_rate)
     last_finite = _Snapshot(vae)
     done: list[tuple[float, ...]] = []
-    steps, interrupted = 0, False
+    steps, interrupted, lengths = 0, False, set()  # of batches that went well
     start = time.perf_counter()
     with _seeded(seed, images.device), _one_thread_if_small(vae):
         silent = not progress or bars_are_off()
@@ -978,6 +1064,7 @@ def train(
                     torch.clear_autocast_cache()  # which holds the weights of the step before
                     terms = vae.terms(images[chosen], num_samples, sample, estimator)
                     total += _step(vae, terms, optimizer, last_finite, kl_weight)
+                    lengths.add(len(chosen))
                 reconstruction, kl = (total / len(images)).tolist()
                 values = (reconstruction - kl, reconstruction, kl)
                 if validation is not None:
@@ -987,9 +1074,10 @@ def train(
         except KeyboardInterrupt:
             interrupted = True
         except (ValueError, FloatingPointError) as error:
+            is_first = len(chosen) not in lengths  # the last batch may be shorter than the others
+            if isinstance(error, ValueError) and is_first and _is_well(vae, images):
+                raise  # what was handed in does not fit
             last_finite.restore()
-            if steps == 1 and isinstance(error, ValueError):
-                raise  # nothing has moved yet: the estimator does not fit the model
             raise FloatingPointError(
                 f"training diverged at step {steps}, in epoch {len(done) + 1}: {error}. The "
                 "weights are back at the last step with a finite loss; try a learning_rate below "
@@ -1024,7 +1112,7 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
     """The mean ELBO of `images` and its standard error over them.
 
     Args:
-        vae: left as it is, training mode included.
+        vae: left as it is, the training mode of each part included.
         images: shape `[n, pixels]`.
         num_samples: K, posterior samples per image, drawn exactly: discrete codes stay discrete,
             whatever they were trained with.
@@ -1041,9 +1129,28 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
     >>> evaluate(digits_vae(), torch.ones(8, 64)).mean < -35
     True
     """
+    check_count("num_samples", num_samples)
     return _held_out(
-        lambda chunk: vae.elbo(chunk, num_samples, sample=_exact), vae, images, 512, seed
+        lambda chunk: vae.elbo(chunk, num_samples, sample=_exact),
+        vae,
+        images,
+        max(1, min(512, 51_200 // num_samples)),
+        seed,
     )
+
+
+def _is_well(vae: VAE, images: Tensor) -> bool:
+    """Whether the model as it is now has an ELBO for these images."""
+    try:
+        return math.isfinite(evaluate(vae, images, num_samples=1).mean)
+    except (ValueError, FloatingPointError):
+        return False
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    check_float(**{name: images})
+    if images.ndim != 2:
+        raise ValueError(f"{name} must have shape [n, pixels], got {list(images.shape)}")
 
 
 @torch.no_grad()
@@ -1057,7 +1164,8 @@ def log_likelihood(
     for a good model with a bad posterior, too.
 
     Args:
-        vae: left as it is, training mode included. Any that has `importance_weighted`.
+        vae: left as it is, the training mode of each part included. Any that has
+            `importance_weighted`.
         images: shape `[n, pixels]`.
         num_samples: K, posterior samples per image.
         seed: of the noise. The global generator is left as it was.
@@ -1099,19 +1207,13 @@ def _held_out(
     progress: bool = False,
 ) -> HeldOut:
     """The mean of `bound` over images, so many `at_once`, of a model in evaluation mode."""
-    check_float(images=images)
-    if images.ndim != 2:
-        raise ValueError(f"images must have shape [n, pixels], got {list(images.shape)}")
-    was_training = vae.training
-    vae.eval()
+    _check_images("images", images)
     torch.clear_autocast_cache()  # which may hold older weights
     silent = not progress or bars_are_off()
-    try:
-        with _seeded(seed, images.device), _one_thread_if_small(vae):
-            chunks = tqdm(images.split(at_once), desc="Evaluating", disable=silent)
-            values = torch.cat([bound(chunk) for chunk in chunks])
-    finally:
-        vae.train(was_training)
+    with keeping_modes(vae), _seeded(seed, images.device), _one_thread_if_small(vae):
+        vae.eval()
+        chunks = tqdm(images.split(at_once), desc="Evaluating", disable=silent)
+        values = torch.cat([bound(chunk) for chunk in chunks])
     spread = values.std().item() if len(values) > 1 else float("nan")
     return HeldOut(values.mean().item(), spread / len(values) ** 0.5, values)
 
@@ -1205,6 +1307,6 @@ def _check_input(name: str, x: Tensor, layer: nn.Linear) -> None:
     check_alike(weights=layer.weight, **{name: x})
     if x.ndim == 0 or x.shape[-1] != layer.in_features:
         raise ValueError(
-            f"{name} must have shape [..., {layer.in_features}], got {list(x.shape)}: "
-            "flatten images with x.flatten(1)"
+            f"{name} must have shape [..., {layer.in_features}], got {list(x.shape)}"
+            + (": flatten images with x.flatten(1)" if name == "x" else "")
         )

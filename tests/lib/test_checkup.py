@@ -291,6 +291,24 @@ def test_a_check_leaves_mode_and_random_stream_alone():
         assert check_sampler(module).ok
         assert module.training is mode
         assert torch.equal(torch.get_rng_state(), state)
+    module.train().layer = nn.Dropout().eval()
+    check_sampler(module)
+    assert module.training and not module.layer.training
+
+
+def test_a_slope_that_is_a_little_off_is_found_and_the_worst_one_shown():
+    """5 % too large for mu; for log_var wrong where it is smallest only, in either sign."""
+    report = check_sampler(lambda m, v: m + std(v) * eps(m) + (m - m.detach()) / 20)
+    assert names(report) == ["the gradient for mu is not 1"]
+    for sign in (1, -1):
+        extra = torch.tensor([0.0, 0.0, 0.0, 9.0 * sign])
+        report = check_sampler(
+            lambda m, v, extra=extra: m + std(v) * eps(m) + extra * (v - v.detach())
+        )
+        (finding,) = report.findings
+        assert finding.name == "the gradient for log_var is not sigma eps / 2"
+        half, slope = (float(part.split()[-1]) for part in finding.evidence.split(", "))
+        assert slope - half == pytest.approx(9.0 * sign, abs=0.05)
 
 
 @pytest.mark.gpu
@@ -301,9 +319,11 @@ def test_on_a_gpu():
     ]
 
 
-def test_it_works_where_gradients_are_switched_off():
-    with torch.no_grad():
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_switched_off(off):
+    with off():
         assert check_sampler(reparameterize_gaussian).ok
+        assert not check_sampler(lambda m, v: m + std(v) * eps(m).detach() + m.detach()).ok
 
 
 def test_the_report_reads_well():
@@ -360,6 +380,8 @@ def test_each_gradient_fault_is_named_with_its_parameter():
         "frozen: there is no gradient",
     ]
     assert "requires_grad is False" in report.findings[3].evidence
+    assert "sample()" in report.findings[0].cure
+    assert "requires_grad_(True)" in report.findings[3].cure
 
 
 def test_a_blocked_vae_is_found_out():
@@ -392,6 +414,10 @@ def test_a_loss_without_a_graph_or_value_is_a_finding():
         (torch.tensor(1.0), {}, ValueError, "at least one"),
         (torch.tensor(1.0), {"a": 3}, TypeError, "parameter a"),
         (torch.tensor(1.0), nn.ReLU(), ValueError, "at least one"),
+        (torch.tensor(1.0), nn.Linear(2, 2).parameters(), TypeError, "must have names.*generator"),
+        (torch.tensor(1.0), torch.ones(3, 2), TypeError, "must have names.*Tensor"),
+        (torch.tensor(1.0), torch.ones(()), TypeError, "must have names.*Tensor"),
+        (torch.tensor(1.0), None, TypeError, "must have names.*NoneType"),
     ],
 )
 def test_bad_gradient_input(loss, parameters, error, message):

@@ -279,6 +279,10 @@ def test_evidence_names_dimensions_bounds_and_rows(images):
     assert report.findings[0].evidence == (
         "dimensions 6, 7 of 8: the gradient is exactly zero for all 200 inputs; they are 9, -9"
     )
+    assert "bound_log_var(raw)" in report.findings[0].cure
+    report = check_encoder(Encoder(behind_mu=some_beyond(-9.0, 9.0)), images[:200])
+    assert report.findings[0].name == "mu has dead units"
+    assert "bound_log_var" not in report.findings[0].cure
     report = check_encoder(Encoder(lambda raw: (raw + 9).clamp(max=8)), images[:200])
     assert "for all 200 inputs; they are 8, 8, 8, 8, 8 and 3 more" in " ".join(str(report).split())
     report = check_encoder(Encoder(lambda raw: (100 * raw).clamp(max=0.5)), images[:200])
@@ -376,8 +380,49 @@ def test_it_works_where_gradients_are_switched_off_and_on_token_ids():
         def forward(self, ids):
             return self.head(self.embed(ids).mean(1)).chunk(2, -1)
 
+    encoder = Encoder()
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            assert check_encoder(encoder, torch.rand(30, 64)).ok
+            assert check_kl(gaussian_kl).ok
     with torch.no_grad():
         assert check_encoder(Tokens(), torch.randint(20, (30, 5))).ok
+
+
+def test_inputs_stay_as_they_are(images):
+    x = images[:50].clone()
+    heads = nn.Linear(64, 8)
+    assert check_encoder(lambda x: heads(x.sub_(0.5)).chunk(2, -1), x).ok
+    assert torch.equal(x, images[:50])
+
+
+@pytest.mark.parametrize(
+    ("last", "wanted"),
+    [
+        (lambda h: h.long().chunk(2, -1), "mu and log_var are no floating-point numbers"),
+        (lambda h: h.to(torch.complex64).chunk(2, -1), "mu and log_var are no floating-point num"),
+        (lambda h: (h[:, :0], h[:, :0]), "there is not one posterior for each input"),
+        (lambda h: (h, None), "it does not return mu and log_var"),
+        (lambda h: (None, h), "it does not return mu and log_var"),
+    ],
+)
+def test_heads_of_another_kind(last, wanted, images):
+    heads = nn.Linear(64, 8)
+    (name,) = names(check_encoder(lambda x: last(heads(x)), images[:50]))
+    assert name.startswith(wanted)
+
+
+@pytest.mark.parametrize("base", [1000.0, -1000.0])
+def test_a_unit_that_is_constant_but_for_rounding_ignores_the_input(base, images):
+    weight = torch.full((1,), base, requires_grad=True)
+    heads = nn.Linear(64, 3)
+    rounding = torch.arange(100).remainder(2).unsqueeze(-1) * 1e-4
+
+    def encoder(x):
+        mu = weight + rounding.expand(len(x), 1)
+        return torch.cat([mu, heads(x)], -1), torch.cat([0 * mu, heads(x)], -1)
+
+    assert "latent dimensions ignore the input" in names(check_encoder(encoder, images[:100]))
 
 
 def test_ctrl_c_is_not_a_finding():
@@ -410,6 +455,7 @@ def test_an_encoder_on_a_gpu(images):
         (Encoder(), torch.tensor(1.0), ValueError, "at least two different inputs"),
         (Encoder(), torch.full((5, 64), math.nan), ValueError, "x holds NaN"),
         (Encoder(), torch.full((5, 64), math.inf), ValueError, "x holds infinity"),
+        (Encoder(), torch.randn(5, 64) * 1j, TypeError, "real numbers"),
     ],
 )
 def test_bad_encoder_input(encoder, x, error, says):
@@ -498,6 +544,22 @@ def test_each_mistake_by_hand():
         assert names(check_kl(kl)) == [wanted]
 
 
+def in_place(mu, log_var):
+    variance = log_var.exp()
+    kl = (mu**2 + variance - 1 - log_var) / 2
+    variance.add_(1.0)
+    return kl
+
+
+def refusing(where):
+    def kl(mu, log_var):
+        if where(log_var):
+            raise ValueError("not there")
+        return usual(mu, log_var)
+
+    return kl
+
+
 OTHER = {
     "clamped": (lambda m, s: usual(m, s.clamp(-10, 10)).sum(-1), ["it is clamped inside"]),
     "clamped above": (lambda m, s: usual(m, s.clamp(max=4.5)), ["it is clamped inside"]),
@@ -519,6 +581,16 @@ OTHER = {
     "unexplained": (lambda m, s: usual(m, s) + m.sin(), ["the value is wrong"]),
     "infinite": (lambda m, s: usual(m, s) / 0, ["the value is not finite"]),
     "raises": (lambda m: m, ["it raises an error"]),
+    "complex": (lambda m, s: usual(m, s) + 0j, ["it does not return floating-point numbers"]),
+    "integers": (lambda m, s: usual(m, s).long(), ["it does not return floating-point numbers"]),
+    "changed in place": (in_place, ["its gradient raises an error"]),
+    "raises far out": (lambda m, s: usual(m, s) / (s.abs().max() < 20), None),
+    "refuses what is far out": (refusing(lambda s: s.abs().max() > 20), ["it raises an error"]),
+    "refuses what is near": (refusing(lambda s: s.abs().max() < 1e-2), ["it raises an error"]),
+    "nothing far out": (
+        lambda m, s: usual(m, s) if s.abs().max() < 20 else None,
+        ["it does not return a tensor"],
+    ),
 }
 
 
@@ -538,6 +610,11 @@ def test_the_evidence_names_the_clamp():
     assert "at log_var = 11" in str(report) and "below 11 it is right" in " ".join(
         str(report).split()
     )
+
+
+def test_an_error_says_where_it_was_raised():
+    report = check_kl(refusing(lambda s: s.abs().max() > 20))
+    assert "ValueError: not there; at log-variances from 21 to 21" in str(report)
 
 
 def test_a_check_of_a_kl_leaves_the_random_stream_alone():

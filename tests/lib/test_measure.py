@@ -14,6 +14,7 @@ from torch.distributions import (
     Bernoulli,
     Distribution,
     Independent,
+    MultivariateNormal,
     Normal,
     Poisson,
 )
@@ -461,6 +462,16 @@ def test_compare_without_truth():
             ValueError,
             "no path to parameter 'scale'",
         ),
+        (
+            {"f": lambda z: torch.where(z > 0, z.sqrt(), z * 0)},
+            ValueError,
+            "the gradient for 'loc' is NaN or infinite in .* of 10 replicates",
+        ),
+        (
+            {"parameters": {"loc": torch.arange(7.0), "scale": torch.tensor(1.0)}},
+            ValueError,
+            "index parameters from the right",
+        ),
         ({"parameters": {}}, TypeError, "dict of tensors"),
         ({"parameters": [1]}, TypeError, "dict of tensors"),
         (
@@ -520,6 +531,49 @@ def test_bad_calls_of_compare():
         compare({"a": Pathwise()}, square, Normal, NORMAL, truth={"loc": T(1.0)})
     with pytest.raises(ValueError, match=r"^mine: .*no path"):
         compare({"mine": lambda f, q, n: f(q.sample((n,))).mean(0)}, square, Normal, NORMAL)
+    with pytest.raises(TypeError, match="names of estimators must be strings, got 1"):
+        compare({1: Pathwise()}, square, Normal, NORMAL)
+
+
+@pytest.mark.parametrize(
+    ("truth", "error", "says"),
+    [
+        (exact_gradient(square, Normal, NORMAL), TypeError, r"as exact_gradient\(...\).gradient"),
+        ({"loc": T(2.0), "scale": 2.0}, TypeError, r"truth\['scale'\] must be a tensor, got float"),
+        ({"loc": T(2.0), "scale": T([2.0])}, ValueError, r"have the shape .* \[\], got \[1\]"),
+        ({"loc": T(2.0), "scale": T(math.nan)}, ValueError, r"truth\['scale'\] holds NaN"),
+    ],
+)
+def test_a_truth_that_does_not_fit(truth, error, says):
+    with pytest.raises(error, match=says):
+        compare({"pathwise": Pathwise()}, square, Normal, NORMAL, truth=truth)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_measured_where_they_are_switched_off(off):
+    with off():
+        parameters = {"loc": torch.tensor(1.0), "scale": torch.tensor(2.0)}
+        table = compare({"pathwise": Pathwise()}, square, Normal, parameters, replicates=100)
+        exact = exact_gradient(square, Normal, parameters)
+        assert not torch.is_grad_enabled()
+    assert exact.gradient["scale"].item() == pytest.approx(4.0)
+    assert [row.biased for row in table.rows] == [False, False]
+
+
+def test_an_estimator_may_have_a_closed_form():
+    measured = measure(lambda f, q, n: q.mean**2 + q.variance, square, Normal, NORMAL)
+    assert measured.evaluations == 0 and measured.variance["loc"] == 0
+    assert measured.mean["scale"].item() == pytest.approx(2.0)
+
+
+def test_constants_of_another_dtype_leave_the_bias_open():
+    table = compare(
+        {"pathwise": Pathwise()},
+        lambda z: z.square().sum(-1),
+        lambda mu: MultivariateNormal(mu, torch.eye(2)),
+        {"mu": torch.zeros(2)},
+    )
+    assert table.truth is None and "float64 parameters" in table.note
 
 
 def test_memory_does_not_grow_with_the_number_of_replicates(monkeypatch):

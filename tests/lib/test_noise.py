@@ -115,7 +115,7 @@ def test_the_most_extreme_draws(monkeypatch, drawn, dtype, exponential, uniform,
     """What torch would have to draw once in a lifetime, put in by hand."""
     below_one = -math.expm1(-drawn)  # where a CPU starts from uniform noise
     monkeypatch.setattr(
-        torch.Tensor, "uniform_", lambda self, generator=None: self.fill_(below_one)
+        torch, "rand", lambda size, dtype, **_: torch.full(size, below_one, dtype=dtype)
     )
     monkeypatch.setattr(
         torch.Tensor, "exponential_", lambda self, generator=None: self.fill_(drawn)

@@ -11,11 +11,14 @@ from torch.distributions import Independent, Normal
 from torch.nn.utils import parameters_to_vector
 
 from reparam.data import load_digits
-from reparam.estimators import GumbelSoftmax
+from reparam.estimators import Constant, GumbelSoftmax, ScoreFunction
+from reparam.flows import RadialFlow
 from reparam.gaussian import full_covariance_kl, gaussian_kl
 from reparam.vae import (
     VAE,
     BernoulliDecoder,
+    FlowEncoder,
+    FlowVAE,
     FullCovarianceEncoder,
     GaussianEncoder,
     digits_vae,
@@ -38,6 +41,11 @@ def _seed():
 def small_vae(dtype=torch.float32) -> VAE:
     torch.manual_seed(0)
     return VAE(GaussianEncoder(6, 16, 2), BernoulliDecoder(2, 16, 6)).to(dtype)
+
+
+def small_flow_vae() -> FlowVAE:
+    torch.manual_seed(0)
+    return FlowVAE(FlowEncoder(6, 16, [RadialFlow(2)]), BernoulliDecoder(2, 16, 6))
 
 
 def images(n: int = 40, dtype=torch.float32) -> torch.Tensor:
@@ -156,7 +164,10 @@ def test_the_log_likelihood_is_looked_at_from_outside():
 
 
 def test_what_train_and_evaluate_return_stays_as_it_was():
-    results = train(small_vae(), images(), 1, progress=False), evaluate(small_vae(), images())
+    results = (
+        train(small_vae(), images(), epochs=1, progress=False),
+        evaluate(small_vae(), images()),
+    )
     for result in results:
         with pytest.raises(FrozenInstanceError):
             result.elbo = result.mean = 0.0
@@ -537,6 +548,8 @@ def test_bad_codes(z):
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate"),
         ({"learning_rate": math.nan}, ValueError, "learning_rate"),
+        ({"learning_rate": "1e-3"}, TypeError, "learning_rate must be a number, got str"),
+        ({"kl_weight": None}, TypeError, "kl_weight must be a number"),
         ({"kl_weight": -1.0}, ValueError, "kl_weight"),
         ({"seed": -1}, ValueError, "seed"),
         ({"validation": torch.zeros(0, 6)}, ValueError, "empty"),
@@ -545,6 +558,78 @@ def test_bad_codes(z):
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         train(small_vae(), images(), **options)
+
+
+@pytest.mark.parametrize(
+    ("sample", "got"),
+    [
+        (lambda q: q.rsample()[0], r"\[40, 2\]"),
+        (lambda q: q.rsample((3,)), r"\[3, 2, 40, 2\]"),
+        (lambda q: torch.zeros(2), r"\[2\]"),
+        (lambda q: 0.0, "float"),
+    ],
+)
+def test_samples_of_another_shape(sample, got):
+    for vae in (small_vae(), small_flow_vae()):
+        with pytest.raises(ValueError, match=rf"shape \[2, 40, 2\], got {got}"):
+            vae.elbo(images(), 2, sample=sample)
+
+
+def test_an_estimate_of_another_shape():
+    with pytest.raises(ValueError, match=r"shape \[40\], got \[\]"):
+        small_vae().elbo(images(), estimator=lambda f, q, n: f(q.rsample((n,))).mean())
+    with pytest.raises(ValueError, match=r"shape \[40\], got float"):
+        small_vae().elbo(images(), estimator=lambda f, q, n: 1.0)
+
+
+def test_what_does_not_fit_the_last_batch_is_no_divergence():
+    vae = small_vae()
+    with pytest.raises(ValueError, match=r"a baseline must fit .*\(1, 8\)"):
+        train(vae, images(40), batch_size=32, estimator=ScoreFunction(Constant(torch.zeros(32))))
+    with pytest.raises(TypeError, match="validation must be a tensor, got ndarray"):
+        train(vae, images(), validation=images().numpy())
+    with pytest.raises(ValueError, match=r"validation must have shape \[n, pixels\]"):
+        train(vae, images(), validation=images()[0])
+    with pytest.raises(ValueError) as error:
+        vae.decoder(torch.zeros(5, 3))
+    assert "flatten" not in str(error.value)
+
+
+def test_each_part_keeps_its_mode():
+    vae = small_vae().train()
+    vae.encoder.eval()
+    evaluate(vae, images(), 1)
+    log_likelihood(vae, images(), 2, progress=False)
+    assert vae.training and vae.decoder.training and not vae.encoder.training
+
+
+def test_an_evaluation_with_many_samples_takes_fewer_images_at_once():
+    vae, sizes = small_vae(), []
+    vae.encoder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    for num_samples in (100, 51_200 // 3):
+        evaluate(vae, images(7), num_samples)
+    assert sizes == [7, 3, 3, 1]
+
+
+@pytest.mark.parametrize("make", [small_vae, small_flow_vae])
+def test_gradients_of_each_image(make):
+    vae, x = make(), images(5)
+
+    class OfOne(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae = vae
+
+        def forward(self, image):
+            x, at = image.unsqueeze(0), torch.tensor([0.3, -0.7])
+            return self.vae.elbo(x, sample=lambda q: at.expand(1, 1, 2)).squeeze(0)
+
+    weights = dict((module := OfOne()).named_parameters())
+    of_one = torch.func.grad(lambda w, image: torch.func.functional_call(module, w, (image,)))
+    found = torch.func.vmap(of_one, (None, 0))(weights, x)
+    for i in range(5):
+        for name, slope in of_one(weights, x[i]).items():
+            torch.testing.assert_close(found[name][i], slope)
 
 
 def test_bad_sizes_and_counts():

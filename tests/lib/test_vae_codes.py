@@ -455,6 +455,33 @@ def test_the_quantizers_gradients_are_those_of_the_paper():
     torch.testing.assert_close(by_code, wanted)
 
 
+@pytest.mark.parametrize(
+    ("index", "error", "says"),
+    [
+        (torch.arange(6), ValueError, "from 0 to 4, got shape .6. from 0 to 5"),
+        (torch.tensor([-1]), ValueError, "from -1 to -1"),
+        (torch.zeros(0, dtype=torch.long), ValueError, "got shape .0."),
+        (torch.zeros(3), TypeError, "torch.long, got torch.float32"),
+        ([0, 1], TypeError, "got list"),
+    ],
+)
+def test_what_is_no_index(index, error, says):
+    with pytest.raises(error, match=says):
+        VectorQuantizer(5, 2).perplexity(index)
+
+
+def test_a_quantized_vae_whose_parts_do_not_fit():
+    with pytest.raises(ValueError, match="codes of length 3 side by side, got a latent_dim of 4"):
+        QuantizedVAE(nn.Linear(6, 4), VectorQuantizer(5, 3), BernoulliDecoder(4, 16, 6))
+    vae = QuantizedVAE(nn.Linear(6, 4), VectorQuantizer(5, 2), BernoulliDecoder(4, 16, 6))
+    with pytest.raises(ValueError, match=r"\[40, 2, 2\] for images .*nn.Unflatten\(-1, \(2, 2\)\)"):
+        vae.elbo(images(dtype=torch.float32))
+    with pytest.raises(ValueError, match="one gradient, got 'dreg'"):
+        quantized().importance_weighted(images(), 3, "dreg")
+    with pytest.raises(TypeError, match="commitment must be a number"):
+        VectorQuantizer(5, 2, commitment=None)
+
+
 def test_perplexity_counts_the_codes_in_use():
     quantizer = VectorQuantizer(4, 2)
     assert quantizer.perplexity(torch.tensor([[2, 2], [2, 2]])) == pytest.approx(1)

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from reparam._checks import check_finite
+from reparam._functions import keeping_modes
 from reparam.checkup._report import Finding, Report, subject_of
 from reparam.gaussian import gaussian_kl
 
@@ -45,7 +45,7 @@ def check_encoder(
         remarks. An encoder that raises is a finding, too.
 
     Raises:
-        TypeError: if `encoder` is not callable, or `x` not a tensor.
+        TypeError: if `encoder` is not callable, or `x` no tensor of real numbers.
         ValueError: if `x` holds fewer than two different inputs, NaN or infinity.
 
     Used in chapter 4.
@@ -62,10 +62,13 @@ def check_encoder(
         raise TypeError(f"encoder must be callable as encoder(x), got {type(encoder).__name__}")
     _check_inputs(x)
     with (
-        _evaluation_mode(encoder),
+        keeping_modes(encoder),
         torch.random.fork_rng([x.device] if x.device.type == "cuda" else []),
+        torch.inference_mode(False),
         torch.enable_grad(),
     ):
+        if isinstance(encoder, nn.Module):
+            encoder.eval()
         findings, remarks = _look_at(encoder, x)
     return Report(subject_of(encoder), tuple(findings), tuple(remarks))
 
@@ -73,6 +76,8 @@ def check_encoder(
 def _check_inputs(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor of inputs, got {type(x).__name__}")
+    if x.is_complex():
+        raise TypeError(f"x must hold real numbers, got dtype {x.dtype}: use torch.view_as_real(x)")
     if x.is_floating_point():
         check_finite(x=x)
     if x.ndim == 0 or len(x) < 2 or not (x != x[0]).any():
@@ -82,24 +87,11 @@ def _check_inputs(x: Tensor) -> None:
         )
 
 
-@contextmanager
-def _evaluation_mode(encoder: object) -> Iterator[None]:
-    """Evaluation mode inside, and afterwards each part's own mode again."""
-    modes = {}
-    if isinstance(encoder, nn.Module):
-        modes = {module: module.training for module in encoder.modules()}
-        encoder.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def _look_at(encoder: Callable, x: Tensor) -> tuple[list[Finding], list[Finding]]:
     """All checks, from the plainest on; a later one runs only where it can mean something."""
     try:
-        heads, again = _heads(encoder(x)), _heads(encoder(x))
+        # Copies: some encoders scale their inputs in place.
+        heads, again = _heads(encoder(x.clone())), _heads(encoder(x.clone()))
     except Exception as error:  # whatever the reader's code may raise
         cure = "call it yourself with the same x, and follow the traceback"
         return [Finding("it raises an error", f"{type(error).__name__}: {error}", cure)], []
@@ -157,7 +149,15 @@ def _form(heads: tuple[Tensor, Tensor] | None, count: int) -> list[Finding]:
         for what, cure in cures.items()
         if getattr(mu, what) != getattr(log_var, what)
     ]
-    if not findings and (mu.ndim < 2 or len(mu) != count):
+    if not findings and not mu.is_floating_point():
+        findings = [
+            Finding(
+                "mu and log_var are no floating-point numbers",
+                f"their dtype is {mu.dtype}",
+                "end both heads with a layer whose weights are real: nothing else has a gradient",
+            )
+        ]
+    if not findings and (mu.ndim < 2 or len(mu) != count or mu.numel() == 0):
         findings = [
             Finding(
                 "there is not one posterior for each input",

@@ -22,7 +22,7 @@ def check_gradients(
         zero in every entry, or not finite; and for a loss without a graph or not finite.
 
     Raises:
-        TypeError: if `loss` or a parameter is not a floating-point tensor.
+        TypeError: if `loss` or a parameter is not a floating-point tensor, or has no name.
         ValueError: if `loss` is not a scalar, or there are no parameters.
 
     Used in chapters 1 and 2.
@@ -34,9 +34,7 @@ def check_gradients(
       seen: all 3 entries are 0
       cure: look for what is flat or cut between mu and the loss: torch.normal, round, sign, a clamp
     """
-    if isinstance(parameters, nn.Module):
-        parameters = parameters.named_parameters()
-    named = dict(parameters)
+    named = _named(parameters)
     if not named:
         raise ValueError("parameters must name at least one tensor, got none")
     tensors = {"loss": loss} | {f"parameter {name}": tensor for name, tensor in named.items()}
@@ -86,6 +84,22 @@ def check_gradients(
         if (finding := _fault_of(name, named[name], slope)) is not None
     ]
     return Report("check_gradients", tuple(findings))
+
+
+def _named(parameters: object) -> dict[str, Tensor]:
+    if isinstance(parameters, nn.Module):
+        parameters = parameters.named_parameters()
+    if isinstance(parameters, Mapping):
+        return dict(parameters)
+    has_parts = isinstance(parameters, Iterable) and not isinstance(parameters, Tensor)
+    pairs = list(parameters) if has_parts else [parameters]
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                "parameters must have names, as model.named_parameters() or {'mu': mu} have; "
+                f"got {type(parameters).__name__}"
+            )
+    return dict(pairs)
 
 
 def _fault_of(name: str, parameter: Tensor, slope: Tensor | None) -> Finding | None:

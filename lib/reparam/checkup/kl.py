@@ -133,23 +133,40 @@ def check_kl(kl_function: Callable[[Tensor, Tensor], Tensor]) -> Report:
             f"kl_function must be callable as kl_function(mu, log_var), "
             f"got {type(kl_function).__name__}"
         )
-    with torch.random.fork_rng([]), torch.enable_grad():
-        findings, remarks = _look_at(kl_function)
+    with torch.random.fork_rng([]), torch.inference_mode(False), torch.enable_grad():
+        try:
+            findings, remarks = _look_at(lambda mu, log_var: _called(kl_function, mu, log_var))
+        except _Fault as fault:
+            findings, remarks = [fault.finding], []
     return Report(subject_of(kl_function), tuple(findings), tuple(remarks))
+
+
+class _Fault(Exception):
+    """One after which nothing else can be looked at."""
+
+    def __init__(self, *finding: str):
+        self.finding = Finding(*finding)
+
+
+def _called(kl_function: Callable, mu: Tensor, log_var: Tensor) -> Tensor:
+    """What the function gives, if it has the form of a KL."""
+    try:
+        got = kl_function(mu, log_var)
+    except Exception as error:  # whatever the reader's code may raise
+        low, high = log_var.detach().aminmax()
+        raise _Fault(
+            "it raises an error",
+            f"{type(error).__name__}: {error}; at log-variances from {low:g} to {high:g}",
+            "call it yourself with two such tensors of shape [3, 4], and follow the traceback",
+        ) from error
+    _check_form(got)
+    return got
 
 
 def _look_at(kl_function: Callable) -> tuple[list[Finding], list[Finding]]:
     mu, log_var = torch.tensor(_MU), torch.tensor(_LOG_VAR)
     leaves = [mu.clone().requires_grad_(), log_var.clone().requires_grad_()]
-    try:
-        got = kl_function(*leaves)
-        positive = kl_function(mu, log_var.abs())
-    except Exception as error:  # whatever the reader's code may raise
-        cure = "call it yourself with two tensors of shape [3, 4], and follow the traceback"
-        return [Finding("it raises an error", f"{type(error).__name__}: {error}", cure)], []
-    findings = _form(got)
-    if findings:
-        return findings, []
+    got, positive = kl_function(*leaves), kl_function(mu, log_var.abs())
     reading = _reading(got, mu, log_var) or _reading(positive, mu, log_var.abs())
     if reading is None:
         return [_unknown(got, mu, log_var)], []
@@ -164,25 +181,26 @@ def _look_at(kl_function: Callable) -> tuple[list[Finding], list[Finding]]:
     return findings, [] if findings else remarks + _near(kl_function, value_of)
 
 
-def _form(got: object) -> list[Finding]:
+def _check_form(got: object) -> None:
     if not isinstance(got, Tensor):
-        return [
-            Finding(
-                "it does not return a tensor",
-                f"it returned a {type(got).__name__}",
-                "return a tensor on the graph of mu and log_var: no .item(), no float()",
-            )
-        ]
-    shapes = [list(reduce(torch.tensor(_MU)).shape) for reduce in _RIGHT[:3]]
+        raise _Fault(
+            "it does not return a tensor",
+            f"it returned a {type(got).__name__}",
+            "return a tensor on the graph of mu and log_var: no .item(), no float()",
+        )
+    if not got.is_floating_point():
+        raise _Fault(
+            "it does not return floating-point numbers",
+            f"their dtype is {got.dtype}",
+            "return what the formula gives, without a conversion",
+        )
+    shapes = [list(reduce(torch.tensor(_MU)).shape) for reduce in _RIGHT]
     if list(got.shape) not in [*shapes, [len(_MU[0])]]:
-        return [
-            Finding(
-                "it has the wrong shape",
-                f"{list(got.shape)} for mu and log_var of shape {shapes[0]}",
-                f"return shape {shapes[1]}, one KL for each posterior, or a scalar, their mean",
-            )
-        ]
-    return []
+        raise _Fault(
+            "it has the wrong shape",
+            f"{list(got.shape)} for mu and log_var of shape {shapes[0]}",
+            f"return shape {shapes[1]}, one KL for each posterior, or a scalar, their mean",
+        )
 
 
 Value = Callable[[Tensor, Tensor], Tensor]
@@ -249,7 +267,14 @@ def _slopes(got: Tensor, leaves: list[Tensor], value_of: Value) -> list[Finding]
         ]
     weight = torch.randn(got.shape, dtype=torch.float64)
     wanted = torch.autograd.grad(value_of(*leaves), leaves, weight, allow_unused=True)
-    slopes = torch.autograd.grad(got, leaves, weight.to(got.dtype), allow_unused=True)
+    try:
+        slopes = torch.autograd.grad(got, leaves, weight.to(got.dtype), allow_unused=True)
+    except RuntimeError as error:
+        raise _Fault(
+            "its gradient raises an error",
+            str(error).split("; ")[0],
+            "leave tensors as they are once they were used: no operation with an underscore, no +=",
+        ) from error
     findings = []
     for name, slope, right in zip(("mu", "log_var"), slopes, wanted, strict=True):
         slope = torch.zeros(()) if slope is None else slope

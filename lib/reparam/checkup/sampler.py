@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from reparam._checks import check_count
+from reparam._functions import keeping_modes
 from reparam.checkup._report import Finding, Report, subject_of
 
 # The points at which samplers are tried. The log-variances tell the usual mistakes apart.
@@ -38,7 +39,7 @@ def check_sampler(
     - for an `nn.Module`: samples in training mode, the mean in evaluation mode.
 
     Args:
-        sampler: a function or an `nn.Module`; its mode is put back afterwards.
+        sampler: a function or an `nn.Module`; the modes of its parts are put back afterwards.
         device: where to try it.
         seed: of the noise. The global generator is left as it was.
 
@@ -66,17 +67,17 @@ def check_sampler(
         )
     check_count("seed", seed, least=0)
     device = torch.device(device)
-    was_training = sampler.training if isinstance(sampler, nn.Module) else None
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            if was_training is not None:
-                sampler.train()
-            findings = _look_at(sampler, device) or _elsewhere(sampler)
-            remarks = [] if findings else _narrow(sampler, device)
-    finally:
-        if was_training is not None:
-            sampler.train(was_training)
+    with (
+        keeping_modes(sampler),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        torch.manual_seed(seed)
+        if isinstance(sampler, nn.Module):
+            sampler.train()
+        findings = _look_at(sampler, device) or _elsewhere(sampler)
+        remarks = [] if findings else _narrow(sampler, device)
     return Report(subject_of(sampler), tuple(findings), tuple(remarks))
 
 
@@ -89,8 +90,7 @@ def _look_at(sampler, device: torch.device) -> list[Finding]:
         small = sampler(mu[:7].double(), log_var[:7].double()) if _takes_any(sampler) else None
         mean = _in_evaluation(sampler, mu[:7], log_var[:7])
         leaves = [tensor[:7].clone().requires_grad_() for tensor in (mu, log_var)]
-        with torch.enable_grad():
-            z = sampler(*leaves)
+        z = sampler(*leaves)
         findings = _form(first, mu)
         if findings:
             return findings

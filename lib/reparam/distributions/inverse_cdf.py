@@ -338,12 +338,12 @@ def _cauchy_noise(size, *, dtype, device, generator) -> Tensor:
 
 
 def _normal_noise(size, *, dtype, device, generator) -> Tensor:
-    return torch.empty(size, dtype=dtype, device=device).normal_(generator=generator)
+    return torch.randn(size, dtype=dtype, device=device, generator=generator)
 
 
 def _sign_noise(size, *, dtype, device, generator) -> Tensor:
     """Below 0 with probability 1/2, else not."""
-    return torch.empty(size, dtype=dtype, device=device).uniform_(-1, 1, generator=generator)
+    return torch.rand(size, dtype=dtype, device=device, generator=generator).mul_(2).sub_(1)
 
 
 def _log_one_minus_exp(t: Tensor) -> Tensor:

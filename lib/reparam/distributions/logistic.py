@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
-from reparam._checks import any_true, check_alike, check_float
+from reparam._checks import check_alike, check_float, check_probability
 from reparam._functions import wide_dtype
 from reparam.noise import logistic_noise
 
@@ -79,8 +79,8 @@ class Logistic(Distribution):
         return cdf.to(torch.promote_types(value.dtype, self.loc.dtype))
 
     def icdf(self, value: Tensor) -> Tensor:
-        if self._validate_args and any_true(~((value >= 0) & (value <= 1))):
-            raise ValueError("icdf takes probabilities, between 0 and 1")
+        if self._validate_args:
+            check_probability(value)
         loc, scale = self._wide()
         z = loc + scale * torch.logit(value.to(torch.promote_types(value.dtype, loc.dtype)))
         return z.to(torch.promote_types(value.dtype, self.loc.dtype))

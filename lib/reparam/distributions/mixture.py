@@ -210,7 +210,13 @@ class Mixture(MixtureSameFamily):
         """The same mixture, for the arithmetic of the 16-bit types."""
         base = self._base
         wide = {name: getattr(base, name).float() for name in base.arg_constraints}
-        components = type(base)(**wide, validate_args=False)
+        try:
+            components = type(base)(**wide, validate_args=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"a 16-bit Mixture computes in float32, and {type(base).__name__} cannot be made "
+                f"anew from its parameters ({error}): give it float32 ones"
+            ) from error
         if self._event_ndims:
             components = Independent(components, 1, validate_args=False)
         weights = Categorical(logits=self.mixture_distribution.logits.float(), validate_args=False)

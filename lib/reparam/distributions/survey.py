@@ -80,7 +80,10 @@ class Survey:
     _WIDTHS = (23, 10, 16, 13, 16)
 
     def __getitem__(self, name: str) -> Row:
-        return next(row for row in self.rows if row.name == name)
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"no distribution {name!r}; there are {[row.name for row in self.rows]}")
 
     def _cells(self) -> Iterator[tuple[str, ...]]:
         for row in self.rows:

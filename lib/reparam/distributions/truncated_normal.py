@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
-from reparam._checks import any_true, check_alike, check_float, is_infinite
+from reparam._checks import any_true, check_alike, check_float, check_probability, is_infinite
 from reparam._functions import Function, wide_dtype
 from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks, log_odds_of
 from reparam.noise import logistic_noise
@@ -123,6 +123,8 @@ class TruncatedNormal(Distribution):
         return self._at_log_odds(logistic_noise(shape, dtype=dtype, device=self.loc.device))
 
     def icdf(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            check_probability(value)
         u = value.to(wide_dtype(value.dtype))
         inside = (u > 0) & (u < 1)
         z = self._at_log_odds(log_odds_of(torch.where(inside, u, 0.5)))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
-from reparam._checks import check_alike, check_float, is_infinite
+from reparam._checks import check_alike, check_float, check_probability, is_infinite
 from reparam._functions import Function, wide_dtype
 from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks, log_odds_of
 from reparam.noise import logistic_noise
@@ -108,6 +108,8 @@ class VonMises(Distribution):
         return (_turns_and_cdf(value - loc, concentration) - start).to(self.loc.dtype)
 
     def icdf(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            check_probability(value)
         loc, concentration = self._wide()
         # From -π to the cut opposite of `loc`, then on from there.
         u = value.to(loc.dtype) + _turns_and_cdf(-math.pi - loc, concentration)

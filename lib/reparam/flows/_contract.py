@@ -126,6 +126,8 @@ class FlowSequence(Flow):
     """
 
     def __init__(self, flows: Iterable[Flow]):
+        if not isinstance(flows, Iterable):
+            raise TypeError(f"flows must be a list of reparam.flows, got {type(flows).__name__}")
         flows = list(flows)
         for flow in flows:
             if not isinstance(flow, Flow):

@@ -13,10 +13,11 @@ __all__ = ["PlanarFlow"]
 class PlanarFlow(Flow):
     """`z + û tanh(w·z + b)`: moves points along `û`, by how far they are from a hyperplane.
 
-    It can be inverted if and only if `w·û > -1`. Any `u` is let in, and made `û = 2 σ(x) u` with
-    `x = asinh(w·u)`, so that `1 + w·û = exp(x)`: a small `u` stays as it is, and nothing is divided
-    by the length of `w`, which may be 0. The log-determinant is `log(tanh²a + sech²a exp(x))` with
-    `a = w·z + b`, a sum of positive terms that does not cancel where `1 + w·û sech²a` does.
+    It can be inverted, with a differentiable inverse, if and only if `w·û > -1`. Any `u` is let in,
+    and made `û = 2 σ(x) u` with `x = asinh(w·u)`, so that `1 + w·û = exp(x)`: a small `u` stays as
+    it is, and nothing is divided by the length of `w`, which may be 0. The log-determinant is
+    `log(tanh²a + sech²a exp(x))` with `a = w·z + b`, a sum of positive terms that does not cancel
+    where `1 + w·û sech²a` does.
 
     The inverse solves `a + w·û tanh(a) = w·y + b`, a monotone equation in one unknown.
 

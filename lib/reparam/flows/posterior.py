@@ -108,8 +108,8 @@ class NormalizingFlowPosterior(Distribution):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         z, log_q = self.rsample_and_log_prob(sample_shape)
-        if is_plain() and not z.is_inference():
-            self._drawn = weakref.ref(z), log_q, self._versions(z)
+        if is_plain() and not z.is_inference() and (versions := self._versions(z)):
+            self._drawn = weakref.ref(z), log_q, versions
         return z
 
     def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
@@ -125,7 +125,8 @@ class NormalizingFlowPosterior(Distribution):
         """`log q(value)`, of any point, as a function of the point and of all parameters.
 
         Of the tensor that `rsample` of this object returned last, its gradient is that along the
-        path.
+        path. (Parameters that are changed behind autograd's back in between, by `p.data.add_()`,
+        are not noticed: change them under `torch.no_grad()`.)
         """
         if self._drawn is not None:
             ref, log_q, versions = self._drawn
@@ -149,13 +150,26 @@ class NormalizingFlowPosterior(Distribution):
         z_0, log_det = self.flows.inverse(value, self.context)
         return self.base.log_prob(z_0) + log_det
 
-    def _versions(self, z: Tensor) -> list[int]:
-        """What tells whether the sample or a parameter was changed in place since it was drawn."""
+    def _versions(self, z: Tensor) -> list | None:
+        """What tells whether the sample or a parameter was changed since it was drawn.
+
+        None where the base holds more than tensors, such as transforms: then nothing can tell.
+        """
         base = self.base
         while isinstance(base, Independent):
             base = base.base_dist
-        tensors = [z, self.context, *vars(base).values(), *self.flows.parameters()]
-        return [tensor._version for tensor in tensors if isinstance(tensor, Tensor)]
+        held = vars(base).values()
+        if any(isinstance(value, Distribution | list) for value in held):
+            return None
+        tensors = [z, self.context, *held, *self.flows.parameters()]
+        return [
+            (tensor._version, tensor.data_ptr(), tensor.requires_grad)
+            for tensor in tensors
+            if isinstance(tensor, Tensor)
+        ]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_drawn": None}  # a weak reference cannot be stored
 
 
 class _Joined(Function):

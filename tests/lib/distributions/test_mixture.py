@@ -12,6 +12,7 @@ from torch.distributions import (
     Beta,
     Categorical,
     Cauchy,
+    ContinuousBernoulli,
     Gamma,
     Gumbel,
     Independent,
@@ -409,6 +410,10 @@ def test_bad_input(components, error, says):
 def test_other_bad_input(monkeypatch):
     with pytest.raises(ValueError, match="Categorical"):
         Mixture(Normal(0.0, 1.0), Normal(T([0.0, 1.0]), 1.0))
+    narrow = torch.tensor([0.2, 0.7], dtype=torch.bfloat16)
+    q = Mixture(Categorical(logits=narrow), ContinuousBernoulli(probs=narrow))
+    with pytest.raises(ValueError, match=r"16-bit .* ContinuousBernoulli .*give it float32"):
+        q.rsample()
     q = Mixture(WEIGHTS, Uniform(T([0.0, 1.0]), T([0.5, 1.5])))
     at(monkeypatch, torch.tensor(0.7, dtype=F64))
     with pytest.raises(ValueError, match=r"the density of the mixture is 0 .*use float64"):

@@ -421,3 +421,6 @@ def test_sequences_of_what_does_not_fit_are_refused():
         FlowSequence([])
     with pytest.raises(TypeError, match=r"must be reparam\.flows, got Linear"):
         FlowSequence([torch.nn.Linear(2, 2)])
+    for alone in (PlanarFlow(2), None):
+        with pytest.raises(TypeError, match=r"must be a list of reparam\.flows, got"):
+            FlowSequence(alone)

@@ -3,10 +3,18 @@
 import copy
 import gc
 import math
+import pickle
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
+from torch.distributions import (
+    AffineTransform,
+    Bernoulli,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    TransformedDistribution,
+)
 
 from reparam.estimators import Pathwise, ScoreFunction
 from reparam.flows import (
@@ -166,6 +174,39 @@ def test_what_was_changed_in_place_is_not_recognized(change):
     after = q.log_prob(z)
     assert (after - before).abs() > 1e-3
     torch.testing.assert_close(after, q.log_prob(z.detach().clone()))
+
+
+def test_what_was_changed_without_autograd_s_knowledge_is_not_recognized():
+    """Other memory for the weights, and a base whose parameters lie too deep to be watched."""
+    q = posterior()
+    z = q.rsample((3,))
+    weights = torch.nn.utils.parameters_to_vector(q.flows.parameters()).detach()
+    torch.nn.utils.vector_to_parameters(weights + 0.5, q.flows.parameters())
+    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.detach().clone()))
+    loc = torch.zeros(2, dtype=torch.float64)
+    moved = TransformedDistribution(gaussian(2), [AffineTransform(loc, 2.0, event_dim=1)])
+    q = NormalizingFlowPosterior(moved, lively(PlanarFlow(2)))
+    z = q.rsample((3,))
+    loc += 0.5
+    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.detach().clone()))
+
+
+def test_weights_that_were_frozen_while_it_was_drawn_have_gradients_afterwards():
+    loc = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    flows = lively(PlanarFlow(2)).requires_grad_(False)
+    q = NormalizingFlowPosterior(Independent(Normal(loc, torch.ones_like(loc)), 1), flows)
+    z = q.rsample((3,))
+    flows.requires_grad_(True)
+    assert all(
+        slope.any() for slope in torch.autograd.grad(q.log_prob(z).sum(), flows.parameters())
+    )
+
+
+def test_it_can_be_stored_after_a_sample_was_drawn():
+    q = posterior()
+    z = q.rsample((3,))
+    for again in (pickle.loads(pickle.dumps(q)), copy.deepcopy(q)):
+        torch.testing.assert_close(again.log_prob(z), q.log_prob(z))
 
 
 def test_without_a_graph_a_sample_is_recognized_only_where_none_is_asked_for(monkeypatch):
