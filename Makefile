@@ -15,7 +15,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanit
 # Everything that a page is made from. A change of the settings or of the extension starts from
 # scratch; a change of a page, a template or a style only does what it must.
 SETTINGS := _config.yml _toc.yml tools/book_setup.py tools/book_links.py tools/book_reference.py \
-  tools/book_index.py tools/book_quiz.py tools/book_benchmarks.py tools/benchmarks.py tools/repoint.py $(INSTALLED)
+  tools/book_index.py tools/book_bibliography.py tools/book_quiz.py tools/book_benchmarks.py tools/benchmarks.py tools/repoint.py $(INSTALLED)
 PAGES := $(shell find book _static _templates -type f -not -path '*/.*' 2>/dev/null)
 # The page of benchmarks is made from what they recorded.
 MEASURED := tests/benchmarks/results/measured.json

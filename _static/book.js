@@ -1,4 +1,26 @@
-// A formula wider than its column scrolls inside its own box, and who has no mouse must get there.
+// What is wider than its column scrolls inside its own box: it fades out where it goes on.
+(() => {
+  const BOXES = 'mjx-container[display="true"], .pst-scrollable-table-container, .cell_output pre, .cell_input pre';
+  const fade = (box) => {
+    box.classList.toggle("goes-on", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+  };
+  const fadeAll = () => document.querySelectorAll(BOXES).forEach(fade);
+  const onScroll = (event) => event.target.matches?.(BOXES) && fade(event.target);
+  document.addEventListener("scroll", onScroll, { capture: true, passive: true });
+  addEventListener("resize", fadeAll);
+  addEventListener("toggle", fadeAll, true); // what was folded had no width
+  addEventListener("load", async () => {
+    await window.MathJax?.startup?.promise;
+    fadeAll();
+  });
+})();
+
+// On a phone a formula starts at the left: the room that centering keeps free for its number is lost.
+if (matchMedia("(max-width: 30rem)").matches && window.MathJax) {
+  window.MathJax.chtml = { displayAlign: "left", displayIndent: "0" };
+}
+
+// Who has no mouse must get to a formula that scrolls.
 (() => {
   const mark = () => {
     for (const box of document.querySelectorAll('mjx-container[display="true"]')) {

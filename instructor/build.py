@@ -5,6 +5,7 @@
     python -m instructor.build handout [--exercises 3.1,3.4 | --chapter 3] [--cohort NAME] [--out F]
     python -m instructor.build teachers [--cohort NAME] [--out F]
                                               solutions, and a course folder for nbgrader
+    python -m instructor.build public --out F   mend the pages of a copy without this folder
 
 Committed are `book/exercises/N-….ipynb` (the learner's notebook and its page in the book),
 `lib/reparam/exercises/checks/xN_M.py` (the self-checks) and `instructor/solutions/N-….ipynb` (the
@@ -14,6 +15,7 @@ same with solutions, rubrics and known wrong answers). Outputs of notebooks come
 
 import argparse
 import functools
+import re
 import subprocess
 import sys
 import tomllib
@@ -29,6 +31,8 @@ from tools import notebooks, repoint
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = "lib/reparam/exercises/checks"
 LEARNERS, TEACHERS = "book/exercises", "instructor/solutions"
+# Public pages that speak of this folder, in lines and passages that are marked.
+MARKED = ("README.md", "CONTRIBUTING.md", "book/lecturing.md")
 KINDS = {
     "derivation": "a derivation, checked numerically", "implementation": "an implementation",
     "bug": "find the bug", "measurement": "a measurement that ends in a decision",
@@ -359,9 +363,15 @@ def teachers(out, cohort=""):
     return [*paths, nbgrader(out / "nbgrader", cohort)]
 
 
+def without_teachers(text):
+    """A page as it stands in the public copy, where this folder and its targets are not."""
+    text = re.sub(r"<!-- teachers -->\n.*?<!-- end of teachers -->\n\n?", "", text, flags=re.S)
+    return re.sub(r".*<!-- for teachers -->\n", "", text)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("command", choices=["write", "check", "handout", "teachers"])
+    parser.add_argument("command", choices=["write", "check", "handout", "teachers", "public"])
     parser.add_argument("--exercises", help="such as 3.1,3.4")
     parser.add_argument("--chapter", type=int)
     parser.add_argument("--cohort", default="", help="a word: constants are drawn from it")
@@ -379,6 +389,11 @@ def main(arguments=None):
         for path in teachers(options.out or ROOT / "_build/instructor", options.cohort):
             print(path)
         return 0
+    if options.command == "public":
+        for name in MARKED:
+            page = options.out / name
+            page.write_text(without_teachers(page.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
     known = [e.id for e in sources.load()]
     ids = options.exercises.split(",") if options.exercises else None
     if options.chapter is not None:
@@ -387,6 +402,10 @@ def main(arguments=None):
         parser.exit(2, f"There is no exercise {', '.join(unknown)}; there are {', '.join(known)}\n")
     for path in handout(options.out or ROOT / "_build/handout", ids, options.cohort):
         print(path)
+    print(
+        f"They install the library from {repoint.setting()[0]}: students must be able to read it, "
+        "and it must not hold instructor/ (see the top of instructor/GUIDE.md)"
+    )
     return 0
 
 

@@ -30,14 +30,15 @@ sandbox: $(INSTALLED)
 
 test: sandbox
 
-public: sources-committed  ## Copy the book without instructor/ into OUT=folder, to publish with a history of its own
+public: $(INSTALLED) sources-committed  ## Copy the book without instructor/ into OUT=folder, to publish with a history of its own
 	@test -n "$(OUT)" || { echo "usage: make public OUT=folder" >&2; exit 2; }
 	@mkdir -p "$(OUT)" && git archive HEAD -- . ':!instructor' ':!tests/instructor' | tar -x -C "$(OUT)"
+	@$(BIN)/python -m instructor.build public --out "$(OUT)"
 	@! grep -rlE "BEGIN (SOLUTION|HIDDEN)" "$(OUT)/book" "$(OUT)/lib" || { echo "make: the files above hold solutions" >&2; exit 1; }
 	@echo "==> $(OUT) holds the book without solutions; make it a repository of its own: its past holds none either"
 
 sources-committed:
-	@git diff --quiet HEAD -- . || echo "make: uncommitted changes are left out" >&2
+	@git diff --quiet HEAD -- . || { echo "make: commit first, as only what is committed is copied (git commit -am ...)" >&2; exit 1; }
 
 # nbgrader lives in an environment of its own, on top of .venv, whose packages it sees.
 NBGRADER := .venv/nbgrader

@@ -187,6 +187,10 @@ def drop_unused_assets(
         context[kind] = [asset for asset in context.get(kind, []) if used(asset)]
     # The theme names every folded cell "Toggle hidden content", whatever its text says.
     context["body"] = context.get("body", "").replace(' aria-label="Toggle hidden content"', "")
+    if pagename.startswith("book/exercises/") or pagename == "book/run-status":
+        for group in context.get("header_buttons", []):  # nobody edits what is derived
+            if "buttons" in group:
+                group["buttons"] = [b for b in group["buttons"] if "/edit/" not in b.get("url", "")]
     context["chapter_links"] = [
         button
         for group in context.get("header_buttons", [])

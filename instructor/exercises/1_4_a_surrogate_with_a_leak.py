@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 # %% text
 r"""
-To train with the score function, one often writes a *surrogate*: a loss that is made for its gradient: the gradient is the estimate, and the value need not be. This one is meant for $\frac{\partial}{\partial\mu}\mathbb E[f(z)]$ with $z\sim N(\mu,1)$. It runs, it returns a gradient, and its value falls when we descend.
+To train with the score function, one often writes a *surrogate*, a loss that is made for its gradient. Its gradient is the estimate; its value need not estimate anything. This one is meant for $\frac{\partial}{\partial\mu}\mathbb E[f(z)]$ with $z\sim N(\mu,1)$. It runs, it returns a gradient, and its value falls when we descend.
 """
 
 

@@ -390,14 +390,8 @@ class VAE(nn.Module):
         reconstruction = estimator(
             lambda z: _log_likelihood(self.decoder(z), x), posterior, num_samples
         )
-        kl = kl_divergence(posterior, self.prior)
-        if not isinstance(reconstruction, Tensor) or reconstruction.shape != kl.shape:
-            got = getattr(reconstruction, "shape", type(reconstruction).__name__)
-            raise ValueError(
-                f"an estimator must return one estimate for each image, shape {list(kl.shape)}, "
-                f"got {list(got) if isinstance(got, tuple) else got}"
-            )
-        return reconstruction, kl
+        _check_estimates(reconstruction, posterior.batch_shape)
+        return reconstruction, kl_divergence(posterior, self.prior)
 
     def elbo(
         self,
@@ -778,6 +772,15 @@ def _log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
             "as load_digits(binarize=True) does"
         )
     return likelihood.log_prob(x)
+
+
+def _check_estimates(estimates: Tensor, batch_shape: torch.Size) -> None:
+    if not isinstance(estimates, Tensor) or estimates.shape != batch_shape:
+        got = estimates.shape if isinstance(estimates, Tensor) else type(estimates).__name__
+        raise ValueError(
+            f"an estimator must return one estimate for each image, shape {list(batch_shape)}, "
+            f"got {list(got) if isinstance(got, tuple) else got}"
+        )
 
 
 def _at(x: Tensor, estimator: Estimator) -> Estimator:

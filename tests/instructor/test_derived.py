@@ -99,6 +99,25 @@ def test_nothing_of_teachers_is_in_the_built_book():
         assert "BEGIN SOLUTION" not in text and "BEGIN HIDDEN" not in text, path
 
 
+def test_the_public_copy_does_not_point_to_what_it_has_not(tmp_path):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "instructor/targets.mk").read_text(), re.M))
+    targets -= {"test"}  # which the main Makefile has, too
+    for name in build.MARKED:
+        page = tmp_path / name
+        page.parent.mkdir(exist_ok=True)
+        page.write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    assert build.main(["public", "--out", str(tmp_path)]) == 0
+    for name in build.MARKED:
+        before = (ROOT / name).read_text(encoding="utf-8")
+        after = (tmp_path / name).read_text(encoding="utf-8")
+        assert "instructor/" in before and 0.7 < len(after) / len(before) < 1
+        assert "teachers -->" not in after
+        missing = re.findall(r"\]\([^)]*instructor/[^)]*\)|`instructor/[^`]*`", after)
+        assert not missing, f"{name} points to {missing}"
+        called = targets.intersection(re.findall(r"\bmake ([a-z-]+)", after))
+        assert not called, f"{name} calls {called}"
+
+
 @pytest.fixture
 def planted(tmp_path):
     """Sources with a secret word in every part that is not for students."""

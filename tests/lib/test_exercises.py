@@ -129,6 +129,11 @@ def test_checks_leave_the_learners_random_numbers_alone(capsys):
     assert "of 3 checks pass so far" in capsys.readouterr().out
 
 
+def test_a_question_of_that_number_is_not_meant():
+    with pytest.raises(TypeError, match=r"goes to reparam\.quiz\.check\('3\.1', 'b'\)"):
+        exercises.check("3.1", "b")
+
+
 def test_require_raises_what_check_prints():
     with pytest.raises(AssertionError, match="not answered yet"):
         exec('require("1.1")', {"require": exercises.require})

@@ -175,17 +175,20 @@ def test_check_takes_a_tensor_a_capital_and_a_number_it_does_not_know(capsys):
         (["1.2"], "a", "there is no question"),
         ("1.2", "d", 'question 1.2 takes one of "a", "b", "c"; got \'d\''),
         ("1.2", "", "question 1.2 takes one of"),
-        ("1.2", None, "question 1.2 takes one of"),
         ("1.2", ["a"], "question 1.2 takes one of"),
         ("1.1", "b", "question 1.1 asks for a number; got 'b'"),
         ("1.1", float("nan"), "question 1.1 asks for a number; got nan"),
-        ("1.1", None, "question 1.1 asks for a number; got None"),
         ("1.1", torch.zeros(3), "question 1.1 asks for a number; got tensor"),
     ],
 )
 def test_check_refuses_with_what_there_is(question, answer, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check(question, answer)
+
+
+def test_an_exercise_of_that_number_is_not_meant():
+    with pytest.raises(TypeError, match=r"needs an answer.*reparam\.exercises\.check\('3\.1'\)"):
+        check("3.1")
 
 
 @pytest.mark.parametrize("chapter", [0, 99, "1", None, True, 1.5, [1]])

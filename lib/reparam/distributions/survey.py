@@ -394,4 +394,6 @@ def _instead(kind: type[Distribution], distribution: Distribution, ours: dict) -
             return (f"reparam.distributions.{name}",)
     if distribution.has_enumerate_support:
         return "reparam.relaxed", "reparam.estimators"
+    if kind is torch.distributions.Poisson:
+        return ("reparam.estimators.MeasureValued",)
     return ("reparam.estimators.ScoreFunction",)

@@ -22,7 +22,7 @@ __all__ = ["Outcome", "check", "expect", "points", "require"]
 _SEED = 20260101
 
 
-def check(exercise):
+def check(exercise, answer=None):
     """Print what the self-check of an exercise says of your answer, as it stands.
 
     Each check is one line, "passed" or "not yet", and below "not yet" stands what is wrong. Your
@@ -30,8 +30,11 @@ def check(exercise):
 
     Args:
         exercise: its number as a text, such as `"1.2"`.
+        answer: to be left out. The answer to a question of a quiz, whose numbers are similar, goes
+            to `reparam.quiz.check`.
 
     Raises:
+        TypeError: if there is an `answer`.
         ValueError: if there is no such exercise; the message lists those that there are.
 
     Used in the exercises of every chapter.
@@ -39,6 +42,11 @@ def check(exercise):
     >>> check("1.1")
     Exercise 1.1 is not answered yet: fill in its cells, run them, then this one.
     """
+    if answer is not None:
+        raise TypeError(
+            f"check({exercise!r}) takes the answer to an exercise from your cells; the answer to a "
+            f"question of a quiz goes to reparam.quiz.check({exercise!r}, {answer!r})"
+        )
     print(_report(exercise, sys._getframe(1).f_globals)[0])
 
 

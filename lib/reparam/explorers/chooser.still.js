@@ -1,6 +1,6 @@
 // The chooser has no picture: its still is the table, with the facts of the first card.
 const LINE = 21;
-spec.stillState = { guess: "0", ...{ z: "discrete", f: "black", density: "known", support: "few", bias: "none" } };
+spec.stillState = { guess: "5", ...{ z: "discrete", f: "black", density: "known", support: "few", bias: "none" } };
 spec.layout = (size, view) => ({ height: (view.rows.length + 4) * LINE });
 spec.draw = (view) => {
   const said = ASKED.map((key) => `${{ density: "log q", support: "values of z:", bias: "bias" }[key] || key} ${view.state.facts[key][1][view.answers[key]]}`);

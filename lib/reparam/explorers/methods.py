@@ -178,7 +178,7 @@ METHODS = (
         "GumbelSoftmax(temperature=0.5, hard=True)(f, q)",
         _RELAXED | _BIASED,
         f"{_VARIABLES}; a slope of f at the values",
-        "stays, whatever τ",
+        "stays as τ falls, unless f is quadratic",
         "the slope of f, times 1/τ as τ falls",
         "K",
     ),

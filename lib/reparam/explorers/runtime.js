@@ -215,10 +215,11 @@ function explore(spec, { model, el }) {
     input.oninput = () => set(control.key, Number(input.value));
     input.onchange = settle;
     row.append(less, input, more, out);
-    return { control, row, show() {
+    return { control, row, show(view) {
+      const value = control.text(state[control.key], view);
       input.value = state[control.key];
-      put(input, { "aria-valuetext": control.text(state[control.key]) });
-      out.textContent = control.text(state[control.key]);
+      put(input, { "aria-valuetext": value });
+      out.textContent = value;
     } };
   });
   put(answers, { "aria-label": "Your prediction" });
@@ -286,7 +287,7 @@ function explore(spec, { model, el }) {
     }
     for (const c of controls) {
       c.row.hidden = waits(c.control) || Boolean(c.control.show && !c.control.show(view));
-      c.show();
+      c.show(view);
     }
   }
   function words() {

@@ -177,7 +177,7 @@ const spec = {
     },
   },
   controls: [
-    { key: "theta", label: "Parameter θ", text: (v) => fix(v, 2), show: (view) => view.knob === "theta" },
+    { key: "theta", label: "Parameter θ", text: (v, { shown }) => shown.now, show: (view) => view.knob === "theta" },
     { key: "weight", label: "Weight π", text: (v) => fix(v, 3), show: (view) => view.knob === "weight" },
     { key: "family", label: "<b>Distribution</b>", options: Object.entries(FAMILIES).map(([key, { label }]) => [key, label]), show: seen },
     { key: "trace", label: "Traced sample", text: (v) => `u = ${fix((v - 0.5) / COUNT, 3)}`, show: seen },

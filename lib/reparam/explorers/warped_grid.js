@@ -197,7 +197,7 @@ const spec = {
     },
   },
   controls: [
-    { key: "pull", label: "w·u or β", text: (v) => fix(v, 2) },
+    { key: "pull", label: "w·u or β", text: (v, { sign }) => `${sign} = ${fix(v, 2)}` },
     { key: "across", label: "u across w", text: (v) => fix(v, 1), show: (view) => view.seen && view.planar },
     { key: "layer", label: "Layer", options: [["planar", "planar"], ["radial", "radial"]], show: seen },
     { key: "safe", label: "Constrained as in the library", options: [["no", "no"], ["yes", "yes"]], show: seen },

@@ -58,7 +58,7 @@ def quiz(chapter):
     return Quiz(chapter)
 
 
-def check(question, answer):
+def check(question, answer=None):
     """Print what there is to say about one answer to one question.
 
     Parameters:
@@ -67,6 +67,7 @@ def check(question, answer):
             number.
 
     Raises:
+        TypeError: if there is no answer.
         ValueError: if the question does not exist or cannot have that answer; the message lists
             what can be asked or answered.
 
@@ -77,6 +78,11 @@ def check(question, answer):
     >>> check("2.5", 43)  # doctest: +ELLIPSIS
     2.5 43: Right. With fresh noise the difference ...
     """
+    if answer is None:
+        raise TypeError(
+            f'check({question!r}) is about a question of a quiz and needs an answer, such as "b"; '
+            f"the exercise of that number is checked by reparam.exercises.check({question!r})"
+        )
     item = _find(question)
     if item["kind"] == "number":
         value = _number(item, answer)
