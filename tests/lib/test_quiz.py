@@ -187,7 +187,7 @@ def test_check_refuses_with_what_there_is(question, answer, message):
 
 
 def test_an_exercise_of_that_number_is_not_meant():
-    with pytest.raises(TypeError, match=r"needs an answer.*reparam\.exercises\.check\('3\.1'\)"):
+    with pytest.raises(ValueError, match=r"give it an answer.*reparam\.exercises\.check\('3\.1'\)"):
         check("3.1")
 
 

@@ -67,9 +67,8 @@ def check(question, answer=None):
             number.
 
     Raises:
-        TypeError: if there is no answer.
-        ValueError: if the question does not exist or cannot have that answer; the message lists
-            what can be asked or answered.
+        ValueError: if there is no answer, the question does not exist or cannot have that answer;
+            the message says what can be asked or answered.
 
     Used at the end of every chapter.
 
@@ -79,9 +78,9 @@ def check(question, answer=None):
     2.5 43: Right. With fresh noise the difference ...
     """
     if answer is None:
-        raise TypeError(
-            f'check({question!r}) is about a question of a quiz and needs an answer, such as "b"; '
-            f"the exercise of that number is checked by reparam.exercises.check({question!r})"
+        raise ValueError(
+            f'check({question!r}) is about a question of a quiz: give it an answer, such as "b", not '
+            f"None. The exercise of that number is checked by reparam.exercises.check({question!r})"
         )
     item = _find(question)
     if item["kind"] == "number":
