@@ -79,8 +79,9 @@ def check(question, answer=None):
     """
     if answer is None:
         raise ValueError(
-            f'check({question!r}) is about a question of a quiz: give it an answer, such as "b", not '
-            f"None. The exercise of that number is checked by reparam.exercises.check({question!r})"
+            f'check({question!r}) asks about a question of a quiz: give it an answer, such as "b", '
+            "not None. The exercise of that number is checked by "
+            f"reparam.exercises.check({question!r})"
         )
     item = _find(question)
     if item["kind"] == "number":
