@@ -254,7 +254,8 @@ def main() -> None:
             lines = difference(module, source)
             if was_noticed:
                 continue
-            if (module, "\n".join(lines)) in explained:
+            removed = [line for line in lines if line.startswith("-")]
+            if not {(module, "\n".join(part)) for part in (lines, removed)}.isdisjoint(explained):
                 same += 1
                 continue
             print(f"  {source_of(module).name}:{line}", *lines, sep="\n    ", flush=True)

@@ -32,6 +32,7 @@ from reparam.estimators._contract import (
     innermost,
     is_discrete,
     name_of,
+    refuse_forward_mode,
     sampled,
     values_of,
 )
@@ -195,6 +196,8 @@ def _check(
     if gradient not in kinds:
         known = ", ".join(map(repr, kinds))
         raise ValueError(f"{name} knows the gradients {known}, got {gradient!r}")
+    if gradient != "pathwise":
+        refuse_forward_mode(f"gradient={gradient!r}")
     if gradient in _PATHWISE and posterior.has_rsample and is_discrete(posterior):
         raise ValueError(
             f"gradient={gradient!r} needs samples that have a path, and those of "

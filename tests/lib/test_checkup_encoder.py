@@ -539,9 +539,54 @@ def test_each_mistake_by_hand():
         "it is averaged over batch and dimensions": lambda m, s: (
             -0.5 * torch.mean(1 + s - m**2 - s.exp())
         ),
+        "mu is not squared": lambda m, s: 0.5 * (s.exp() + m - 1 - s).sum(-1),
+        "the term with mu is missing": lambda m, s: kl_divergence(
+            Normal(0 * m, (s / 2).exp()), prior
+        ).sum(-1),
+        "the term -log_var is missing": lambda m, s: -0.5 * (1 - m**2 - s.exp()).sum(-1),
+        "the constant is missing": lambda m, s: -0.5 * (s - m**2 - s.exp()).sum(-1),
+        "it is summed over the batch and averaged over the dimensions": lambda m, s: (
+            usual(m, s).sum() / m.shape[-1]
+        ),
+        "it is summed over the batch, not over the dimensions": lambda m, s: sum(usual(m, s)),
+        "it is averaged over the batch before the dimensions are summed": lambda m, s: (
+            sum(usual(m, s)) / len(m)
+        ),
     }
+    known = {*_MISTAKES, *_REDUCTIONS} - {"it is summed over the batch"}  # a remark, tested above
+    assert cases.keys() == known
     for wanted, kl in cases.items():
-        assert names(check_kl(kl)) == [wanted]
+        (finding,) = check_kl(kl).findings
+        assert finding.name == wanted and len(finding.cure) > 10
+
+
+def test_evidence_has_the_right_number_beside_the_wrong_one():
+    mu, log_var = torch.tensor(_MU).double(), torch.tensor(_LOG_VAR).double()
+    each = (mu**2 + log_var.exp() - 1 - log_var) / 2
+    of_each, of_mean = each.sum(-1)[0].item(), each.sum(-1).mean().item()
+    for reduce, wanted in (
+        (
+            lambda kl: kl.sum(-1),
+            f"{2 * of_each:.4g} where the first posterior's KL is {of_each:.4g}",
+        ),
+        (
+            lambda kl: kl.sum(-1).mean(),
+            f"{2 * of_mean:.4g} where the mean of the KLs is {of_mean:.4g}",
+        ),
+        (lambda kl: kl, f"where the first dimension's KL is {each[0, 0].item():.4g}"),
+        (lambda kl: kl.sum(0), "shape [4] for mu and log_var of shape [3, 4]"),
+    ):
+        (finding,) = check_kl(lambda m, s, reduce=reduce: reduce(2 * usual(m, s))).findings[:1]
+        assert wanted in finding.evidence
+
+    def one_detached(mu, log_var):
+        cut = torch.zeros_like(log_var, dtype=torch.bool)
+        cut[0, 0] = True
+        return usual(mu, torch.where(cut, log_var.detach(), log_var)).sum(-1)
+
+    (finding,) = check_kl(one_detached).findings
+    assert finding.name == "the gradient for log_var is wrong"
+    assert finding.evidence.startswith("0 where the value's own is")
 
 
 def in_place(mu, log_var):

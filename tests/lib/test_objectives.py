@@ -884,3 +884,47 @@ def test_discrete_samples_have_no_path_even_with_rsample():
     q = OneHotCategoricalStraightThrough(logits=T([0.4, -1.0]))
     with pytest.raises(ValueError, match="discrete: use gradient='score'"):
         elbo(lambda z: z.sum(-1), q)
+
+
+@pytest.mark.parametrize("gradient", ["stl", "dreg", "score", "vimco"])
+def test_forward_mode_is_refused_where_it_would_be_wrong(gradient):
+    def bound(loc, gradient):
+        posterior = Normal(loc, 1.0)
+        return importance_weighted_bound(lambda z: -(z**2), posterior, 5, gradient)
+
+    def slope(gradient):
+        at, one = torch.tensor(0.3), torch.tensor(1.0)
+        return torch.func.jvp(lambda loc: bound(loc, gradient), (at,), (one,))[1]
+
+    with pytest.raises(NotImplementedError, match=f"gradient='{gradient}' has no derivatives in"):
+        slope(gradient)
+    torch.manual_seed(0)
+    forward = slope("pathwise")
+    torch.manual_seed(0)
+    backward = torch.func.grad(lambda loc: bound(loc, "pathwise"))(torch.tensor(0.3))
+    torch.testing.assert_close(forward, backward, check_dtype=False)
+
+
+@pytest.mark.parametrize("gradient", ["pathwise", "stl", "dreg"])
+def test_gradients_of_a_batch_by_vmap(gradient):
+    noise = torch.randn(6)
+
+    def bound(loc):
+        posterior = Frozen(loc, noise)
+        return importance_weighted_bound(lambda z: -((z - 0.4) ** 2), posterior, 6, gradient)
+
+    at = torch.tensor([-1.0, 0.0, 0.5])
+    together = torch.func.vmap(torch.func.grad(bound))(at)
+    alone = torch.stack([torch.func.grad(bound)(loc) for loc in at])
+    torch.testing.assert_close(together, alone)
+
+
+class Frozen(Normal):
+    """Its samples come from the noise that it is given."""
+
+    def __init__(self, loc, noise):
+        super().__init__(loc, 1.0, validate_args=False)
+        self.noise = noise
+
+    def rsample(self, sample_shape=()):
+        return self.loc + self.noise
