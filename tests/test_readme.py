@@ -32,9 +32,9 @@ def test_its_code_runs_in_one_go(tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_make_has_its_commands(command):
     _, target, *settings = command.split()
-    made = [
-        (ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "instructor/targets.mk")
-    ]
+    # The teachers' targets stand in a folder that the public copy has not.
+    files = [ROOT / "Makefile", *ROOT.glob("*/targets.mk")]
+    made = [path.read_text(encoding="utf-8") for path in files]
     assert re.search(rf"^{target}:", "\n".join(made), re.MULTILINE), f"no target {target}"
     for setting in settings:
         name = setting.partition("=")[0]

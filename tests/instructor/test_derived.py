@@ -118,6 +118,13 @@ def test_the_public_copy_does_not_point_to_what_it_has_not(tmp_path):
         assert not called, f"{name} calls {called}"
 
 
+def test_what_the_public_copy_tests_is_there():
+    others = [p for p in (ROOT / "tests").rglob("*.py") if p.parent != ROOT / "tests/instructor"]
+    assert len(others) > 50
+    reading = [p.name for p in others if "instructor/" in p.read_text(encoding="utf-8")]
+    assert not reading, f"{reading} read what only teachers have"
+
+
 @pytest.fixture
 def planted(tmp_path):
     """Sources with a secret word in every part that is not for students."""

@@ -22,6 +22,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     OneHotCategorical,
+    Pareto,
     Poisson,
     StudentT,
     Uniform,
@@ -380,6 +381,11 @@ def test_a_jump_without_a_break_point_is_found_or_refused():
         (Exponential, {"rate": T(2.0)}, scipy.stats.expon(scale=0.5)),
         (Normal, {"loc": T(3.0), "scale": T(0.5)}, scipy.stats.norm(3, 0.5)),
         (lambda loc: StudentT(3.0, loc, 2.0), {"loc": T(1.0)}, scipy.stats.t(3, 1, 2)),
+        (
+            lambda alpha: Pareto(T(50.0), alpha),
+            {"alpha": T(99.0)},
+            scipy.stats.pareto(99, scale=50),
+        ),
     ],
 )
 def test_a_narrow_window_is_found_or_refused(law, parameters, known):
@@ -408,6 +414,17 @@ def test_a_narrow_window_is_found_or_refused(law, parameters, known):
         exact = high - low
         assert abs(truth.gradient["w"].item() - exact) <= truth.error["w"].item() + 1e-13
     assert refused < 10
+
+
+def test_a_sum_over_more_than_a_thousand_values():
+    """Ten bits, of whose number the mean and its slopes are known."""
+    logits = torch.linspace(-2, 1, 10, dtype=F64)
+    truth = exact_gradient(
+        lambda b: b.sum(-1).square(), lambda s: Independent(Bernoulli(logits=s), 1), {"s": logits}
+    )
+    p = logits.sigmoid()
+    slopes = (1 + 2 * (p.sum() - p)) * p * (1 - p)
+    torch.testing.assert_close(truth.gradient["s"], slopes)
 
 
 def test_a_law_that_is_random_is_refused():
@@ -520,7 +537,7 @@ def test_the_truth_for_the_weights_of_an_encoder():
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-13)
         assert (truth.error[name] >= (got - wanted).abs()).all()
         assert (truth.error[name] < 1e-10).all()
-    assert truth.value.shape == (5,)
+    assert truth.value.shape == (5,) and not truth.value.requires_grad
     with pytest.raises(ValueError, match="pass per_replicate=True"):
         exact_gradient(rough, coins_of(encoder, x), weights)
 

@@ -560,6 +560,21 @@ def test_gradients_are_measured_where_they_are_switched_off(off):
     assert [row.biased for row in table.rows] == [False, False]
 
 
+def test_replicates_without_a_gradient_are_counted_not_entries():
+    def slopeless(z):
+        return torch.where(z > -1e9, (z - z).sqrt(), z)  # a slope of 0 times infinity
+
+    with pytest.raises(ValueError, match="in 10 of 10 replicates"):
+        measure(
+            Pathwise(),
+            slopeless,
+            Normal,
+            {"loc": T([1.0, 2.0, 3.0]), "scale": T([1.0, 1.0, 1.0])},
+            1,
+            10,
+        )
+
+
 def test_an_estimator_may_have_a_closed_form():
     measured = measure(lambda f, q, n: q.mean**2 + q.variance, square, Normal, NORMAL)
     assert measured.evaluations == 0 and measured.variance["loc"] == 0
