@@ -32,7 +32,10 @@ test: sandbox
 
 public: $(INSTALLED) sources-committed  ## Copy the book without instructor/ into OUT=folder, to publish with a history of its own
 	@test -n "$(OUT)" || { echo "usage: make public OUT=folder" >&2; exit 2; }
-	@mkdir -p "$(OUT)" && git archive HEAD -- . ':!instructor' ':!tests/instructor' | tar -x -C "$(OUT)"
+	@mkdir -p "$(OUT)" && { [ -f "$(OUT)/_toc.yml" ] && [ ! -e "$(OUT)/instructor" ] || [ -z "$$(ls -A "$(OUT)")" ]; } || \
+	  { echo "make: $(OUT) is neither empty nor an earlier copy" >&2; exit 1; }
+	@find "$(OUT)" -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {} +
+	@git archive HEAD -- . ':!instructor' ':!tests/instructor' | tar -x -C "$(OUT)"
 	@$(BIN)/python -m instructor.build public --out "$(OUT)"
 	@! grep -rlE "BEGIN (SOLUTION|HIDDEN)" "$(OUT)/book" "$(OUT)/lib" || { echo "make: the files above hold solutions" >&2; exit 1; }
 	@echo "==> $(OUT) holds the book without solutions; make it a repository of its own: its past holds none either"

@@ -158,9 +158,9 @@ def check_temperature(temperature: float | Tensor, name: str = "temperature") ->
 
 
 def check_probability(value: Tensor) -> None:
-    """What an inverse CDF takes: a floating-point tensor of numbers between 0 and 1, or NaN."""
+    """What an inverse CDF takes: a floating-point tensor of numbers between 0 and 1."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"icdf takes a floating-point tensor of probabilities, got {got}")
-    if any_true((value < 0) | (value > 1)):
+    if any_true(~((value >= 0) & (value <= 1))):
         raise ValueError("icdf takes probabilities, between 0 and 1")

@@ -16,10 +16,12 @@ import html
 import inspect
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -29,7 +31,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from tqdm.auto import tqdm
 
-from reparam._checks import check_alike, check_count, check_finite, check_float, check_number
+from reparam._checks import (
+    check_alike,
+    check_count,
+    check_finite,
+    check_float,
+    check_number,
+    is_infinite,
+)
 from reparam._functions import keeping_modes
 from reparam._progress import bars_are_off
 from reparam.estimators import ScoreFunction
@@ -299,15 +308,13 @@ def _exact_gradient(
     try:
         distribution = _probe(make_distribution, exact)
     except (RuntimeError, ValueError) as error:
-        if not per_replicate and isinstance(error, ValueError):
-            raise
         if not per_replicate:
-            raise _in_float64(error) from error
+            _raise_in_float64(error)
         return _exact_of_weights(integrand, make_distribution, parameters, break_points, tolerance)
     try:
         problem, pilot, direction = _pose(integrand, make_distribution, exact, distribution)
     except RuntimeError as error:
-        raise _in_float64(error) from error
+        _raise_in_float64(error)
     if distribution.support.is_discrete:
         _check_by_differences(problem, result := _sum_over(problem), direction, _sum_over)
         return result
@@ -320,12 +327,14 @@ def _exact_gradient(
     return result
 
 
-def _in_float64(error: RuntimeError) -> ValueError:
-    """What to raise where `make_distribution`, or what it made, fails on float64 parameters."""
-    return ValueError(
+def _raise_in_float64(error: Exception) -> NoReturn:
+    """Raise it, or a clearer one if `make_distribution`, or what it made, mixes dtypes."""
+    if isinstance(error, ValueError) or not re.search("dtype|scalar type", str(error)):
+        raise error
+    raise ValueError(
         f"no exact gradient: the distribution fails with float64 parameters ({error}); where "
         "make_distribution has constants or weights of its own, give them .to(parameter)"
-    )
+    ) from error
 
 
 # --- shared by measure and exact_gradient --------------------------------------------------------
@@ -386,12 +395,13 @@ def _check_estimates(estimates: Tensor, batch_shape: torch.Size) -> None:
 
 
 def _refuse_infinite(name: str, gradient: Tensor, count: int) -> None:
-    bad = int((~gradient.reshape(count, -1).isfinite()).any(-1).sum())
-    if bad:
+    if is_infinite(gradient):
+        bad = int((~gradient.reshape(count, -1).isfinite()).any(-1).sum())
         raise ValueError(
             f"the gradient for {name!r} is NaN or infinite in {bad} of {count} replicates, so that "
-            "it has no mean. Look for a slope that is infinite where its value is not, as that of "
-            "sqrt at 0: torch.where does not keep it out, clamping the argument before sqrt does"
+            "it has no mean. Look for values of f that overflow, and for a slope that is infinite "
+            "where its value is not, as that of sqrt at 0: torch.where does not keep it out, a "
+            "clamp to a small positive number before sqrt does"
         )
 
 

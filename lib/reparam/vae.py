@@ -664,7 +664,7 @@ class VectorQuantizer(nn.Module):
             index: of codes, any shape, as `forward` gives them.
 
         Raises:
-            TypeError: if `index` is not a tensor of integers.
+            TypeError: if `index` is not a tensor of dtype `torch.long`.
             ValueError: if it is empty, or holds a number that no code has.
         """
         if not isinstance(index, Tensor) or index.dtype != torch.long:
@@ -692,7 +692,8 @@ class QuantizedVAE(VAE):
     Args:
         encoder: maps images, shape `[batch, pixels]`, to vectors `[batch, D, dim]`.
         quantizer: a `VectorQuantizer` of vectors of that length.
-        decoder: takes the D codes as one vector, e.g. `BernoulliDecoder(D * dim, ...)`.
+        decoder: takes the D codes as one vector, and has the length of it as its `latent_dim`,
+            e.g. `BernoulliDecoder(D * dim, ...)`.
 
     Raises:
         ValueError: if the decoder's z is no whole number of codes; in use, if the encoder does not
@@ -1026,7 +1027,8 @@ def train(
 
     Raises:
         TypeError: if images are not floating-point tensors, or counts not ints.
-        ValueError: if images or the estimator do not fit the model, or a number is out of range.
+        ValueError: if images or the estimator do not fit the model, also where only the last and
+            shorter batch shows it, or a number is out of range. The weights are then as before.
         FloatingPointError: if the loss or a gradient is not finite any more, or the model not able
             to encode and decode. The weights are then those of the last step at which the loss was.
 
@@ -1050,7 +1052,7 @@ def train(
 
     weights = list(dict.fromkeys([*vae.parameters(), *_own_parameters(estimator)]))
     optimizer = torch.optim.Adam(weights, lr=learning_rate)
-    last_finite = _Snapshot(vae)
+    before, last_finite = _Snapshot(vae), _Snapshot(vae)
     done: list[tuple[float, ...]] = []
     steps, interrupted, lengths = 0, False, set()  # of batches that went well
     start = time.perf_counter()
@@ -1079,6 +1081,7 @@ def train(
         except (ValueError, FloatingPointError) as error:
             is_first = len(chosen) not in lengths  # the last batch may be shorter than the others
             if isinstance(error, ValueError) and is_first and _is_well(vae, images):
+                before.restore()
                 raise  # what was handed in does not fit
             last_finite.restore()
             raise FloatingPointError(
@@ -1137,7 +1140,7 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
         lambda chunk: vae.elbo(chunk, num_samples, sample=_exact),
         vae,
         images,
-        max(1, min(512, 51_200 // num_samples)),
+        max(1, min(512, _SAMPLES_OF_AN_ELBO // num_samples)),
         seed,
     )
 
@@ -1198,7 +1201,8 @@ def log_likelihood(
     )
 
 
-_SAMPLES_AT_ONCE = 10_000
+# Together with images, what bounds the memory of an evaluation. Another number draws other noise.
+_SAMPLES_AT_ONCE, _SAMPLES_OF_AN_ELBO = 10_000, 51_200
 
 
 def _held_out(

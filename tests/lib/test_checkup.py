@@ -418,6 +418,7 @@ def test_a_loss_without_a_graph_or_value_is_a_finding():
         (torch.tensor(1.0), torch.ones(3, 2), TypeError, "must have names.*Tensor"),
         (torch.tensor(1.0), torch.ones(()), TypeError, "must have names.*Tensor"),
         (torch.tensor(1.0), None, TypeError, "must have names.*NoneType"),
+        (torch.tensor(1.0), [[torch.ones(1), torch.ones(1)]], TypeError, "must have names.*list"),
     ],
 )
 def test_bad_gradient_input(loss, parameters, error, message):

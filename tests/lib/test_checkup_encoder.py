@@ -596,6 +596,20 @@ def in_place(mu, log_var):
     return kl
 
 
+class Raising(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kl):
+        return kl.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise ValueError("not implemented")
+
+
+def raising(mu, log_var):
+    return Raising.apply(usual(mu, log_var))
+
+
 def refusing(where):
     def kl(mu, log_var):
         if where(log_var):
@@ -629,7 +643,8 @@ OTHER = {
     "complex": (lambda m, s: usual(m, s) + 0j, ["it does not return floating-point numbers"]),
     "integers": (lambda m, s: usual(m, s).long(), ["it does not return floating-point numbers"]),
     "changed in place": (in_place, ["its gradient raises an error"]),
-    "raises far out": (lambda m, s: usual(m, s) / (s.abs().max() < 20), None),
+    "infinite far out": (lambda m, s: usual(m, s) / (s.abs().max() < 20), ["it overflows"]),
+    "a backward that raises": (raising, ["its gradient raises an error"]),
     "refuses what is far out": (refusing(lambda s: s.abs().max() > 20), ["it raises an error"]),
     "refuses what is near": (refusing(lambda s: s.abs().max() < 1e-2), ["it raises an error"]),
     "nothing far out": (
@@ -658,6 +673,8 @@ def test_the_evidence_names_the_clamp():
 
 
 def test_an_error_says_where_it_was_raised():
+    for kl, cure in ((in_place, "leave tensors as they are"), (raising, "call backward()")):
+        assert cure in check_kl(kl).findings[0].cure
     report = check_kl(refusing(lambda s: s.abs().max() > 20))
     assert "ValueError: not there; at log-variances from 21 to 21" in str(report)
 

@@ -482,6 +482,13 @@ def test_what_chapter_6_says_of_the_gains():
         assert one["elbo_gain_mean"] > 4 * one["elbo_gain_standard_error"]
     for one in posteriors.values():
         assert abs(one["log_likelihood_gain_mean"]) < 0.1
+    t = scipy.stats.t(len(flows_on_digits.SEEDS) - 1).ppf(0.975)
+    with_zero = {
+        name
+        for name, row in posteriors.items()
+        if abs(row["elbo_gain_mean"]) <= t * row["elbo_gain_standard_error"]
+    }
+    assert with_zero == {"Gaussian", "Sylvester, amortized", "planar, amortized"}
 
 
 # Chapter 6: what flows cost

@@ -187,8 +187,12 @@ def test_check_refuses_with_what_there_is(question, answer, message):
 
 
 def test_an_exercise_of_that_number_is_not_meant():
-    with pytest.raises(ValueError, match=r"give it an answer.*reparam\.exercises\.check\('3\.1'\)"):
+    with pytest.raises(ValueError, match=r"asks for a letter.*reparam\.exercises\.check\('3\.1'\)"):
         check("3.1")
+    with pytest.raises(ValueError, match=r"question 1\.1 of the quiz asks for a number; got None"):
+        check("1.1")
+    with pytest.raises(ValueError, match=r"99\.1"):
+        check("99.1")
 
 
 @pytest.mark.parametrize("chapter", [0, 99, "1", None, True, 1.5, [1]])

@@ -51,3 +51,20 @@ def test_paper_has_no_frame(visit):
     for part in (".bd-sidebar-primary", ".bd-header-article", ".prev-next-footer"):
         assert page.locator(part).first.is_hidden(), f"{part} would be printed"
     assert page.locator("h1").first.is_visible()
+
+
+def test_a_formula_on_a_phone_starts_at_the_left_and_fades_where_it_goes_on(visit):
+    wide = 'mjx-container[display="true"]'
+    first = "(boxes) => boxes.findIndex((box) => box.scrollWidth > box.clientWidth + 20)"
+    page = visit("book/1-the-gradient-blockage", width=375)
+    box = page.locator(wide).nth(page.locator(wide).evaluate_all(first))
+    left = box.evaluate("(e) => e.querySelector('mjx-mtd').getBoundingClientRect().left")
+    assert left - box.bounding_box()["x"] < 2
+    assert "goes-on" in box.get_attribute("class")
+    assert "linear-gradient" in box.evaluate("(e) => getComputedStyle(e).maskImage")
+    box.evaluate("(e) => { e.scrollLeft = e.scrollWidth; }")
+    page.wait_for_function("(e) => !e.classList.contains('goes-on')", arg=box.element_handle())
+
+    desk = visit("book/1-the-gradient-blockage", width=1280)
+    assert desk.locator(wide).evaluate_all(first) == -1
+    assert desk.locator(f"{wide}.goes-on").count() == 0

@@ -94,7 +94,8 @@ def _named(parameters: object) -> dict[str, Tensor]:
     has_parts = isinstance(parameters, Iterable) and not isinstance(parameters, Tensor)
     pairs = list(parameters) if has_parts else [parameters]
     for pair in pairs:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+        if not is_pair or not isinstance(pair[0], str):
             raise TypeError(
                 "parameters must have names, as model.named_parameters() or {'mu': mu} have; "
                 f"got {type(parameters).__name__}"

@@ -269,11 +269,14 @@ def _slopes(got: Tensor, leaves: list[Tensor], value_of: Value) -> list[Finding]
     wanted = torch.autograd.grad(value_of(*leaves), leaves, weight, allow_unused=True)
     try:
         slopes = torch.autograd.grad(got, leaves, weight.to(got.dtype), allow_unused=True)
-    except RuntimeError as error:
+    except Exception as error:  # whatever a backward of the reader's own may raise
+        in_place = "modified by an inplace operation" in str(error)
         raise _Fault(
             "its gradient raises an error",
-            str(error).split("; ")[0],
-            "leave tensors as they are once they were used: no operation with an underscore, no +=",
+            f"{type(error).__name__}: {error}".split("; ")[0],
+            "leave tensors as they are once they were used: no operation with an underscore, no +="
+            if in_place
+            else "call backward() on it yourself, and follow the traceback",
         ) from error
     findings = []
     for name, slope, right in zip(("mu", "log_var"), slopes, wanted, strict=True):

@@ -129,7 +129,7 @@ class TruncatedNormal(Distribution):
         inside = (u > 0) & (u < 1)
         z = self._at_log_odds(log_odds_of(torch.where(inside, u, 0.5)))
         edge = torch.where(u <= 0, self.low, self.high)
-        return torch.where(inside | u.isnan(), z, edge)
+        return torch.where(inside, z, edge).masked_fill(u.isnan(), math.nan)
 
     def cdf(self, value: Tensor) -> Tensor:
         if self._validate_args:

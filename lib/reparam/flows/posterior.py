@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution, Independent, constraints
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform, constraints
 
 from reparam._checks import check_float
 from reparam._functions import Function, is_plain, joint_shape
@@ -153,23 +153,43 @@ class NormalizingFlowPosterior(Distribution):
     def _versions(self, z: Tensor) -> list | None:
         """What tells whether the sample or a parameter was changed since it was drawn.
 
-        None where the base holds more than tensors, such as transforms: then nothing can tell.
+        None where the base holds what cannot be looked into.
         """
-        base = self.base
-        while isinstance(base, Independent):
-            base = base.base_dist
-        held = vars(base).values()
-        if any(isinstance(value, Distribution | list) for value in held):
+        tensors = _tensors_in([z, self.context, self.base, *self.flows.parameters()])
+        if tensors is None:
             return None
-        tensors = [z, self.context, *held, *self.flows.parameters()]
-        return [
-            (tensor._version, tensor.data_ptr(), tensor.requires_grad)
-            for tensor in tensors
-            if isinstance(tensor, Tensor)
-        ]
+        return [(tensor._version, tensor.data_ptr(), tensor.requires_grad) for tensor in tensors]
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_drawn": None}  # a weak reference cannot be stored
+
+
+# What holds no parameter.
+_INERT = (type(None), bool, int, float, str, type, weakref.ref, constraints.Constraint)
+
+
+def _tensors_in(held: object) -> list[Tensor] | None:
+    """All tensors of a distribution, or of a list of things; None if one is of an unknown kind."""
+    found: list[Tensor] = []
+    todo, seen = [held], set()
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen:  # they may hold each other
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            found.append(thing)
+        elif isinstance(thing, list | tuple):
+            todo.extend(thing)
+        elif isinstance(thing, dict):
+            todo.extend(thing.values())
+        elif isinstance(thing, Distribution | Transform):
+            todo.extend(vars(thing).values())
+        elif isinstance(thing, nn.Module):
+            todo.extend([*thing.parameters(), *thing.buffers()])
+        elif not isinstance(thing, _INERT):
+            return None
+    return found
 
 
 class _Joined(Function):

@@ -77,13 +77,13 @@ def check(question, answer=None):
     >>> check("2.5", 43)  # doctest: +ELLIPSIS
     2.5 43: Right. With fresh noise the difference ...
     """
-    if answer is None:
-        raise ValueError(
-            f'check({question!r}) asks about a question of a quiz: give it an answer, such as "b", '
-            "not None. The exercise of that number is checked by "
-            f"reparam.exercises.check({question!r})"
-        )
     item = _find(question)
+    if answer is None:
+        wanted = "a number" if item["kind"] == "number" else 'a letter such as "b"'
+        raise ValueError(
+            f"question {item['id']} of the quiz asks for {wanted}; got None. An exercise of that "
+            f"number is checked by reparam.exercises.check({question!r})"
+        )
     if item["kind"] == "number":
         value = _number(item, answer)
         option = _closest(item, value)

@@ -147,6 +147,7 @@ ONE = torch.ones(1)
         (lambda: Logistic(ONE, ONE.double()), ValueError, "share dtype and device"),
         (lambda: Logistic(ONE, ONE).icdf(2 * ONE), ValueError, "between 0 and 1"),
         (lambda: Logistic(ONE, ONE).icdf(0.5), TypeError, "got float"),
+        (lambda: Logistic(ONE, ONE).icdf(math.nan * ONE), ValueError, "between 0 and 1"),
         (lambda: Logistic(ONE, ONE).log_prob(math.nan * ONE), ValueError, "support"),
     ],
 )

@@ -352,6 +352,6 @@ def test_bad_values():
             method(torch.tensor(3.0))
         with pytest.raises(ValueError, match="within the support"):
             method(torch.tensor(math.nan))
-    for probability in (-0.5, 1.5):
+    for probability in (-0.5, 1.5, math.nan):
         with pytest.raises(ValueError, match="between 0 and 1"):
             q.icdf(torch.tensor(probability))

@@ -10,12 +10,14 @@ import torch
 from torch.distributions import (
     AffineTransform,
     Bernoulli,
+    Categorical,
     Independent,
     MultivariateNormal,
     Normal,
     TransformedDistribution,
 )
 
+from reparam.distributions import Mixture
 from reparam.estimators import Pathwise, ScoreFunction
 from reparam.flows import (
     FlowSequence,
@@ -177,18 +179,63 @@ def test_what_was_changed_in_place_is_not_recognized(change):
 
 
 def test_what_was_changed_without_autograd_s_knowledge_is_not_recognized():
-    """Other memory for the weights, and a base whose parameters lie too deep to be watched."""
+    """Other memory for the weights."""
     q = posterior()
     z = q.rsample((3,))
     weights = torch.nn.utils.parameters_to_vector(q.flows.parameters()).detach()
     torch.nn.utils.vector_to_parameters(weights + 0.5, q.flows.parameters())
     torch.testing.assert_close(q.log_prob(z), q.log_prob(z.detach().clone()))
-    loc = torch.zeros(2, dtype=torch.float64)
-    moved = TransformedDistribution(gaussian(2), [AffineTransform(loc, 2.0, event_dim=1)])
-    q = NormalizingFlowPosterior(moved, lively(PlanarFlow(2)))
+
+
+class Learned(Independent):
+    """A base whose mean lies in a module."""
+
+    def __init__(self, mean: torch.nn.Linear):
+        super().__init__(Normal(mean.bias * 1.0, torch.ones(2, dtype=torch.float64)), 1)
+        self.layer = mean
+
+    def rsample(self, sample_shape=()):
+        return self.layer.bias + torch.randn(*sample_shape, 2, dtype=torch.float64)
+
+    def log_prob(self, value):
+        return Normal(self.layer.bias, 1.0).log_prob(value).sum(-1)
+
+
+class Closed(Learned):
+    """What it holds cannot be looked into."""
+
+    def __init__(self, mean):
+        super().__init__(mean)
+        self.other = lambda: mean
+
+
+@pytest.mark.parametrize("kind", ["transform", "mixture", "module", "closure"])
+def test_a_parameter_that_lies_deep_is_watched_too(kind, monkeypatch):
+    layer = torch.nn.Linear(1, 2).double().requires_grad_(False)
+    loc = layer.bias if kind in ("module", "closure") else torch.zeros(2, dtype=torch.float64)
+    base = {
+        "transform": lambda: TransformedDistribution(
+            gaussian(2), [AffineTransform(loc, 2.0, event_dim=1)]
+        ),
+        "mixture": lambda: Mixture(
+            Categorical(logits=torch.zeros(2).double()),
+            Independent(Normal(torch.stack([loc, loc + 1]), 1.0), 1),
+        ),
+        "module": lambda: Learned(layer),
+        "closure": lambda: Closed(layer),
+    }[kind]()
+    q = NormalizingFlowPosterior(base, lively(PlanarFlow(2)).requires_grad_(False))
     z = q.rsample((3,))
-    loc += 0.5
-    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.detach().clone()))
+    inverted, inverse = [], q.flows.inverse
+    monkeypatch.setattr(q.flows, "inverse", lambda *args: inverted.append(1) or inverse(*args))
+    with torch.no_grad():  # as nothing here has a graph
+        before = q.log_prob(z)
+        assert bool(inverted) == (kind == "closure")  # what cannot be watched is computed anew
+        watched = base.component_distribution.base_dist.loc if kind == "mixture" else loc
+        watched += 0.5
+        after = q.log_prob(z)
+        torch.testing.assert_close(after, q.log_prob(z.clone()))
+        assert (after - before).abs().max() > 1e-3
 
 
 def test_weights_that_were_frozen_while_it_was_drawn_have_gradients_afterwards():
