@@ -187,9 +187,10 @@ def test_check_refuses_with_what_there_is(question, answer, message):
 
 
 def test_an_exercise_of_that_number_is_not_meant():
-    with pytest.raises(ValueError, match=r"asks for a letter.*reparam\.exercises\.check\('3\.1'\)"):
-        check("3.1")
-    with pytest.raises(ValueError, match=r"question 1\.1 of the quiz asks for a number; got None"):
+    other = r".*reparam\.exercises\.check"
+    with pytest.raises(ValueError, match=r"question 1\.2 .* asks for a letter such as" + other):
+        check("1.2")
+    with pytest.raises(ValueError, match=r"question 1\.1 .* asks for a number; got None" + other):
         check("1.1")
     with pytest.raises(ValueError, match=r"99\.1"):
         check("99.1")
