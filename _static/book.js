@@ -2,7 +2,9 @@
 (() => {
   const BOXES = 'mjx-container[display="true"], .pst-scrollable-table-container, .cell_output pre, .cell_input pre';
   const fade = (box) => {
-    box.classList.toggle("goes-on", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+    const hidden = box.scrollWidth - box.clientWidth - box.scrollLeft;
+    box.classList.toggle("goes-on", hidden > 2);
+    box.style.setProperty("--hidden", `${hidden}px`);
   };
   const fadeAll = () => document.querySelectorAll(BOXES).forEach(fade);
   const onScroll = (event) => event.target.matches?.(BOXES) && fade(event.target);

@@ -65,6 +65,7 @@ def test_a_formula_on_a_phone_starts_at_the_left_and_fades_where_it_goes_on(visi
     box.evaluate("(e) => { e.scrollLeft = e.scrollWidth; }")
     page.wait_for_function("(e) => !e.classList.contains('goes-on')", arg=box.element_handle())
 
-    desk = visit("book/1-the-gradient-blockage", width=1280)
+    desk = visit("book/8-putting-it-together", width=1280)
+    assert desk.locator(wide).count() >= 6
     assert desk.locator(wide).evaluate_all(first) == -1
     assert desk.locator(f"{wide}.goes-on").count() == 0
