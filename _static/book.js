@@ -1,19 +1,35 @@
-// What is wider than its column scrolls inside its own box: it fades out where it goes on.
+// What is wider than its column scrolls inside its own box. It fades out where it goes on, and who
+// has no mouse must get to a formula that scrolls.
 (() => {
-  const BOXES = 'mjx-container[display="true"], .pst-scrollable-table-container, .cell_output pre, .cell_input pre';
+  const FORMULA = 'mjx-container[display="true"]';
+  const BOXES = `${FORMULA}, .pst-scrollable-table-container, .cell_output pre, .cell_input pre`;
   const fade = (box) => {
     const hidden = box.scrollWidth - box.clientWidth - box.scrollLeft;
     box.classList.toggle("goes-on", hidden > 2);
     box.style.setProperty("--hidden", `${hidden}px`);
   };
-  const fadeAll = () => document.querySelectorAll(BOXES).forEach(fade);
+  const mark = (formula) => {
+    const scrolls = formula.scrollWidth > formula.clientWidth;
+    if (scrolls === formula.hasAttribute("tabindex")) return;
+    if (scrolls) {
+      formula.tabIndex = 0;
+      formula.setAttribute("role", "group");
+      formula.setAttribute("aria-label", "Formula, scrolls sideways");
+    } else {
+      for (const name of ["tabindex", "role", "aria-label"]) formula.removeAttribute(name);
+    }
+  };
+  const lookAtAll = () => {
+    document.querySelectorAll(BOXES).forEach(fade);
+    document.querySelectorAll(FORMULA).forEach(mark);
+  };
   const onScroll = (event) => event.target.matches?.(BOXES) && fade(event.target);
-  document.addEventListener("scroll", onScroll, { capture: true, passive: true });
-  addEventListener("resize", fadeAll);
-  addEventListener("toggle", fadeAll, true); // what was folded had no width
   addEventListener("load", async () => {
     await window.MathJax?.startup?.promise;
-    fadeAll();
+    lookAtAll();
+    addEventListener("resize", lookAtAll);
+    document.addEventListener("toggle", lookAtAll, true); // what was folded had no width
+    document.addEventListener("scroll", onScroll, { capture: true, passive: true });
   });
 })();
 
@@ -21,27 +37,3 @@
 if (matchMedia("(max-width: 30rem)").matches && window.MathJax) {
   window.MathJax.chtml = { displayAlign: "left", displayIndent: "0" };
 }
-
-// Who has no mouse must get to a formula that scrolls.
-(() => {
-  const mark = () => {
-    for (const box of document.querySelectorAll('mjx-container[display="true"]')) {
-      const scrolls = box.scrollWidth > box.clientWidth;
-      if (scrolls === box.hasAttribute("tabindex")) continue;
-      if (scrolls) {
-        box.tabIndex = 0;
-        box.setAttribute("role", "group");
-        box.setAttribute("aria-label", "Formula, scrolls sideways");
-      } else {
-        for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);
-      }
-    }
-  };
-  addEventListener("load", async () => {
-    if (!window.MathJax?.startup) return;
-    await MathJax.startup.promise;
-    mark();
-    addEventListener("resize", mark);
-    document.addEventListener("toggle", mark, true);
-  });
-})();

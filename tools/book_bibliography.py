@@ -5,10 +5,10 @@ address, and stands once, with the chapters that cite it; whatever a chapter add
 here with the next build.
 """
 
-import json
 import re
 from pathlib import Path
 
+import notebooks
 import repoint
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -24,8 +24,8 @@ def works(paths: list[Path]) -> list[tuple[str, list[Path]]]:
     """Each work as its Markdown, by authors, and the chapters that cite it."""
     found: dict[str, tuple[str, list[Path]]] = {}
     for path in paths:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        cells = notebooks.read(path).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         for line in "".join(SECTION.findall(text)).splitlines():
             if line.startswith("- "):
                 known_by = ADDRESS.search(line)  # a book may have none

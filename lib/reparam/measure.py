@@ -42,7 +42,13 @@ from reparam._checks import (
 from reparam._functions import keeping_modes
 from reparam._progress import bars_are_off
 from reparam.estimators import ScoreFunction
-from reparam.estimators._contract import innermost, modules_in, parameters_of, rebuilt
+from reparam.estimators._contract import (
+    check_estimates,
+    innermost,
+    modules_in,
+    parameters_of,
+    rebuilt,
+)
 
 __all__ = [
     "Comparison",
@@ -183,7 +189,7 @@ def _measure(
         }
         distribution = _built(make_distribution, copies)
         estimates = estimator(lambda z: integrand(z, copies), distribution, num_samples)
-        _check_estimates(estimates, distribution.batch_shape)
+        check_estimates(estimates, distribution.batch_shape)
         return estimates, copies
 
     moments = {name: _Moments(value) for name, value in parameters.items()}
@@ -382,16 +388,6 @@ def _counted(integrand: Callable) -> tuple[Callable, list[Tensor]]:
         return integrand(z, values)
 
     return counting, calls
-
-
-def _check_estimates(estimates: Tensor, batch_shape: torch.Size) -> None:
-    if not isinstance(estimates, Tensor) or estimates.shape != batch_shape:
-        shape = tuple(estimates.shape) if isinstance(estimates, Tensor) else "no shape"
-        raise ValueError(
-            "an estimator must return one estimate for each entry of the distribution's "
-            f"batch_shape {tuple(batch_shape)}, got {type(estimates).__name__} of {shape}: average "
-            "over the samples, the first dimension of f's values, alone"
-        )
 
 
 def _refuse_infinite(name: str, gradient: Tensor, count: int) -> None:

@@ -32,7 +32,7 @@ from reparam._checks import (
 from reparam._functions import keeping_modes
 from reparam._progress import bars_are_off
 from reparam.estimators import Enumeration, Learned, Pathwise, ScoreFunction
-from reparam.estimators._contract import modules_in
+from reparam.estimators._contract import check_estimates, modules_in
 from reparam.flows import (
     AffineCouplingFlow,
     Flow,
@@ -390,7 +390,7 @@ class VAE(nn.Module):
         reconstruction = estimator(
             lambda z: _log_likelihood(self.decoder(z), x), posterior, num_samples
         )
-        _check_estimates(reconstruction, posterior.batch_shape)
+        check_estimates(reconstruction, posterior.batch_shape)
         return reconstruction, kl_divergence(posterior, self.prior)
 
     def elbo(
@@ -773,15 +773,6 @@ def _log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
             "as load_digits(binarize=True) does"
         )
     return likelihood.log_prob(x)
-
-
-def _check_estimates(estimates: Tensor, batch_shape: torch.Size) -> None:
-    if not isinstance(estimates, Tensor) or estimates.shape != batch_shape:
-        got = estimates.shape if isinstance(estimates, Tensor) else type(estimates).__name__
-        raise ValueError(
-            f"an estimator must return one estimate for each image, shape {list(batch_shape)}, "
-            f"got {list(got) if isinstance(got, tuple) else got}"
-        )
 
 
 def _at(x: Tensor, estimator: Estimator) -> Estimator:

@@ -1,10 +1,10 @@
 """The bibliography has each work of the chapters once, and the start page the chapters' minutes."""
 
 import importlib
-import json
 import re
 
 import pytest
+from nbformat.v4 import new_markdown_cell, new_notebook
 
 from tools import notebooks
 
@@ -30,13 +30,10 @@ def test_a_work_stands_once_with_the_chapters_that_cite_it(extension, tmp_path):
     paths = [tmp_path / "1-a.ipynb", tmp_path / "2-b.ipynb"]
     for path, items in zip(paths, lists, strict=True):
         cells = [
-            {"cell_type": "markdown", "source": ["## Before\n", "- no, [work](https://a/3)"]},
-            {
-                "cell_type": "markdown",
-                "source": [f"## References\n\n{items}\n\n## After\n- not one"],
-            },
+            new_markdown_cell("## Before\n- no, [work](https://a/3)"),
+            new_markdown_cell(f"## References\n\n{items}\n\n## After\n- no"),
         ]
-        path.write_text(json.dumps({"cells": cells}))
+        path.write_text(notebooks.dumps(new_notebook(cells=cells)))
     found = extension.works(paths)
     assert [line.split(",")[0] for line, _ in found] == [
         "A. Alpha et al.", "C. de Ypsilon", "B. Zed and A. Al"

@@ -79,6 +79,17 @@ def is_discrete(distribution: Distribution) -> bool:
         return False
 
 
+def check_estimates(estimates: Tensor, batch_shape: torch.Size) -> None:
+    """What an estimator returned has one value for each entry of the batch."""
+    if not isinstance(estimates, Tensor) or estimates.shape != batch_shape:
+        shape = tuple(estimates.shape) if isinstance(estimates, Tensor) else "no shape"
+        raise ValueError(
+            "an estimator must return one estimate for each entry of the distribution's "
+            f"batch_shape {tuple(batch_shape)}, got {type(estimates).__name__} of {shape}: average "
+            "over the samples, the first dimension of f's values, alone"
+        )
+
+
 def refuse_forward_mode(name: str) -> None:
     """For estimator `name`, whose tangent would be 0: it asks what wants a gradient."""
     if torch.autograd.forward_ad._current_level >= 0:
