@@ -398,8 +398,8 @@ def test_rows_link_to_chapters_where_the_page_does(opened):
     page = opened("linked", "#chooser:guess=1")
     links = page.locator(".story a").evaluate_all("all => all.map(a => [a.textContent, a.href])")
     seen = {words: address.rpartition("/")[2] for words, address in links}
-    assert seen["chapter 7"] == "7-impossible.html"
-    assert "chapter 2" not in seen  # there is no such link on this page
+    assert seen["chapter 7: Sum, if you can"] == "7-impossible.html#sum-if-you-can"
+    assert "chapter 2: In PyTorch" not in seen  # there is no such link on this page
     explorer = two_histograms()
     hash = seen["see it in Two histograms (chapter 3)"].partition("#")[2]
     there = opened("two_histograms", "#" + hash)
@@ -408,7 +408,7 @@ def test_rows_link_to_chapters_where_the_page_does(opened):
     alone = opened("chooser", "#chooser:guess=1")
     assert alone.locator(".story a").count() == 0
     alone.locator("summary", has_text="DisARM").click()
-    expect(alone.locator(".story")).to_contain_text("chapter 7")
+    expect(alone.locator(".story")).to_contain_text("chapter 7: Flip the coin twice")
 
 
 # What every explorer must do.

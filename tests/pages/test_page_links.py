@@ -5,6 +5,9 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
+from playwright.sync_api import expect
+
+from reparam.explorers.methods import METHODS
 
 from .conftest import CHAPTERS, CONFIG, EVERY_PAGE, HTML, ROOT
 
@@ -96,3 +99,14 @@ def test_the_colab_button_opens_this_notebook(name):
     assert wanted in opened, f"{name}: no link opens {wanted}"
     own = [link for link in opened if link.endswith(f"{name}.ipynb")]
     assert set(own) == {wanted}, f"{name}: Colab links that differ: {set(own)}; run  make repoint"
+
+
+def test_the_chooser_leads_to_the_section_of_each_estimator(visit):
+    name = next(name for name in CHAPTERS if "/7-" in name)
+    page = visit(name, math=False)
+    page.get_by_role("button", name="GumbelSoftmax", exact=True).click()
+    links = page.locator("section.x .story li a")
+    expect(links).to_have_count(len(METHODS) + sum(bool(method.preset) for method in METHODS))
+    links = links.evaluate_all("all => all.map(a => a.pathname.split('/').at(-1) + a.hash)")
+    faults = [found for link in links if (found := fault(HTML / f"{name}.html", link))]
+    assert faults == []

@@ -273,7 +273,7 @@ def chooser() -> Explorer:
     """
     methods = [
         [m.name, m.call, m.wants, m.needs, m.bias, m.variance,
-         formula(m.evaluations), formula(m.evaluations_normal), m.chapter, m.preset]
+         formula(m.evaluations), formula(m.evaluations_normal), m.chapter, m.section, m.preset]
         for m in METHODS
     ]  # fmt: skip
     facts = {name: [fact.question, fact.answers, fact.reasons] for name, fact in FACTS.items()}

@@ -7,8 +7,8 @@ function model(state) {
   const answers = {};
   for (const key of ASKED) answers[key] = state[key] in facts[key][1] ? state[key] : "";
   const against = (wants) => ASKED.filter((key) => answers[key] && wants[key] && wants[key] !== answers[key]);
-  const rows = methods.map(([name, call, wants, needs, bias, variance, evaluations, normal, chapter, preset]) => ({
-    name, call, needs, bias, variance, chapter, preset, against: against(wants),
+  const rows = methods.map(([name, call, wants, needs, bias, variance, evaluations, normal, chapter, section, preset]) => ({
+    name, call, needs, bias, variance, chapter, section, preset, against: against(wants),
     evaluations, normal,
     reasons: against(wants).map((key) => facts[key][2][answers[key]] + (key === "bias" ? ` (${bias})` : "")),
   }));
@@ -24,15 +24,16 @@ function model(state) {
   };
 }
 
-// A chapter's page, where this page links to it; elsewhere its number.
-function chapter(number, words, hash = "") {
+// A section of a chapter's page, or its explorer, where this page links to the chapter; elsewhere words.
+const slug = (heading) => "#" + heading.toLowerCase().match(/[a-z0-9]+/g).join("-");
+function chapter(number, words, hash) {
   const page = globalThis.document && [...document.links].find((a) => a.pathname.includes(`/${number}-`));
   return page ? `<a href="${page.href.split("#")[0]}${hash}">${words}</a>` : words;
 }
 
 const shown = (row) => `<li><details><summary><b>${row.name}</b> bias: ${row.bias}; f evaluated ${row.evaluations} times</summary>` +
   `<p>Needs ${row.needs}. Variance: ${row.variance}.${row.normal ? ` Evaluations of f for a Normal: ${row.normal}.` : ""}<br>` +
-  `<code>${row.call}</code> <button aria-label="Copy the call of ${row.name}">Copy</button> ` + chapter(row.chapter, `chapter ${row.chapter}`) +
+  `<code>${row.call}</code> <button aria-label="Copy the call of ${row.name}">Copy</button> ` + chapter(row.chapter, `chapter ${row.chapter}: ${row.section}`, slug(row.section)) +
   (row.preset ? ", " + chapter(3, "see it in Two histograms (chapter 3)", `#two-histograms:guess=yes&amp;n=200&amp;bet=score&amp;opened=02&amp;${row.preset}`) : "") + "</p></details></li>";
 const gone = (row) => `<li class="gone"><s>${row.name}</s> ${row.reasons.join("; ")}</li>`;
 const names = (rows) => rows.map((r) => r.name).join("; ");

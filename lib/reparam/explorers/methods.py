@@ -38,7 +38,8 @@ class Method:
         evaluations: of `f` for each gradient, with `K` for `num_samples`, `D` for the number of
             variables and `C` for the classes of each (2 for bits): a Python expression.
         evaluations_normal: the same for a Normal with both parameters trained, where it differs.
-        chapter: where it is explained.
+        section: the heading under which a chapter explains it.
+        chapter: of that section.
         preset: a state of `two_histograms` that shows it, as in a link.
     """
 
@@ -49,6 +50,7 @@ class Method:
     bias: str
     variance: str
     evaluations: str
+    section: str
     evaluations_normal: str = ""
     chapter: int = 7
     preset: str = ""
@@ -124,6 +126,7 @@ METHODS = (
         "none",
         "the slope of f",
         "K",
+        "In PyTorch",
         chapter=2,
         preset="f=square",
     ),
@@ -135,6 +138,7 @@ METHODS = (
         "none",
         "how far f strays from its mean; the number of parameters",
         "K",
+        "A baseline from the other samples",
     ),
     Method(
         "MeasureValued",
@@ -144,6 +148,7 @@ METHODS = (
         "none",
         "differences of f at two coupled points",
         "K*(1 + D*(C - 1))",
+        "Replace the derivative by a difference",
         "K*(1 + 3*D)",
     ),
     Method(
@@ -154,6 +159,7 @@ METHODS = (
         "none",
         "nothing: it is exact",
         "C**D",
+        "Sum, if you can",
     ),
     Method(
         "RaoBlackwell",
@@ -163,6 +169,7 @@ METHODS = (
         "none",
         "the variables left to the outer estimator",
         "K*C",
+        "Sum, if you can",
     ),
     Method(
         "GumbelSoftmax",
@@ -172,6 +179,7 @@ METHODS = (
         "that of the relaxed f; falls with τ",
         "the slope of f, times 1/τ as τ falls",
         "K",
+        "Relax",
     ),
     Method(
         "GumbelSoftmax, hard",
@@ -181,6 +189,7 @@ METHODS = (
         "stays as τ falls, unless f is quadratic",
         "the slope of f, times 1/τ as τ falls",
         "K",
+        "Four that are called straight-through",
     ),
     Method(
         "StraightThrough",
@@ -190,6 +199,7 @@ METHODS = (
         "even the sign can be wrong",
         "the slope of f",
         "K",
+        "Four that are called straight-through",
     ),
     Method(
         "GumbelRao",
@@ -199,6 +209,7 @@ METHODS = (
         "that of hard GumbelSoftmax",
         "as hard GumbelSoftmax, noise within a value averaged out",
         "K",
+        "Better relaxations",
     ),
     Method(
         "ReinMax",
@@ -208,6 +219,7 @@ METHODS = (
         "third order: none for quadratic f",
         "the slope of f",
         "K",
+        "Better relaxations",
     ),
     Method(
         "REBAR",
@@ -217,6 +229,7 @@ METHODS = (
         "none",
         "how well f at the relaxed sample predicts f",
         "3*K",
+        "Relax, then correct",
     ),
     Method(
         "RELAX",
@@ -227,6 +240,7 @@ METHODS = (
         "none",
         "how well the surrogate predicts f",
         "K",
+        "Relax, then correct",
     ),
     Method(
         "ARM",
@@ -236,6 +250,7 @@ METHODS = (
         "none",
         "differences of f at two antithetic points",
         "K*(C*(C - 1)/2 + 1)",
+        "Flip the coin twice",
     ),
     Method(
         "DisARM",
@@ -245,6 +260,7 @@ METHODS = (
         "none",
         "as ARM; for bits never more",
         "2*K",
+        "Flip the coin twice",
     ),
     Method(
         "SPSA",
@@ -254,6 +270,7 @@ METHODS = (
         "of second order in the step",
         "the number of parameters; 1/step where f jumps",
         "2*K",
+        "Ask from outside",
     ),
 )
 CARDS = (
@@ -321,7 +338,8 @@ def decision_table(**facts: str) -> list[dict[str, str]]:
     Returns:
         A row for each estimator, with the keys `estimator`, `needs`, `bias`, `variance` (what
         drives it), `evaluations` (of `f`, for `K` samples of `D` variables with `C` classes),
-        `chapter`, `call`, and `struck out` with the reasons, empty where there are none.
+        `chapter`, `section` (its heading there), `call`, and `struck out` with the reasons, empty
+        where there are none.
 
     Raises:
         ValueError: for an unknown fact or answer.
@@ -341,6 +359,7 @@ def decision_table(**facts: str) -> list[dict[str, str]]:
             "variance": method.variance,
             "evaluations": formula(method.evaluations),
             "chapter": str(method.chapter),
+            "section": method.section,
             "call": method.call,
             "struck out": "; ".join(method.struck_out(**facts)),
         }
