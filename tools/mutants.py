@@ -2,9 +2,9 @@
 
 Each mutant is one change of a syntax tree (a comparison, an operator, a number, a condition, a
 dropped call such as `.detach()`, a dropped statement, a returned value). It runs in a fork of a
-process that has imported torch once, against the tests that mirror its file. Survivors are printed
-with their difference; a survivor is a missing test, or a change that changes nothing: then
-tests/lib/mutants.toml says why.
+process that has imported torch once, against the tests that mirror its file, those first that have
+noticed the most mutants so far. Survivors are printed with their difference; a survivor is a
+missing test, or a change that changes nothing: then tests/lib/mutants.toml says why.
 """
 
 import argparse
@@ -17,9 +17,12 @@ import os
 import random
 import resource
 import sys
+import tempfile
 import tomllib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -177,21 +180,48 @@ def plain(module: str) -> str:
     return ast.unparse(ast.parse(text_of(module)))
 
 
-def noticed(module: str, source: str) -> bool:
-    """Whether the tests fail on `source` in place of the module, in a fork."""
-    child = os.fork()
-    if child == 0:
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
-        try:
-            run_tests(module, source)
-        finally:
-            os._exit(1)  # a fork must never return into the parent's stack
-    return os.waitpid(child, 0)[1] != 0
+def noticed(module: str, source: str, noticing: Counter) -> bool:
+    """Whether the tests fail on `source` in place of the module, in a fork.
+
+    `noticing` counts how many mutants each test has noticed, and is updated.
+    """
+    with tempfile.TemporaryFile() as first_failure:
+        child = os.fork()
+        if child == 0:
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            try:
+                run_tests(module, source, BestFirst(noticing, first_failure))
+            finally:
+                os._exit(1)  # a fork must never return into the parent's stack
+        failed = os.waitpid(child, 0)[1] != 0
+        first_failure.seek(0)
+        name = first_failure.read().decode()
+        noticing.update(filter(None, {name, name.partition("[")[0]}))
+    return failed
 
 
-def run_tests(module: str, source: str) -> None:
+class BestFirst:
+    """Plugin for pytest: what noticed most mutants comes first; names the first that fails."""
+
+    def __init__(self, noticing: Counter, first_failure: BinaryIO):
+        self.noticing, self.first_failure = noticing, first_failure
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        def rank(item):
+            return self.noticing[item.nodeid], self.noticing[item.nodeid.partition("[")[0]]
+
+        items.sort(key=rank, reverse=True)  # stable: the others keep their order
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.first_failure.write(report.nodeid.encode())
+            self.first_failure.flush()
+
+
+def run_tests(module: str, source: str, *plugins: object) -> None:
     name, path = f"reparam.{module}", source_of(module)
 
     class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -204,7 +234,7 @@ def run_tests(module: str, source: str) -> None:
     sys.meta_path.insert(0, Finder())
     files = [str(ROOT / "tests" / "lib" / f"{test}.py") for test in TESTS[module]]
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-p", "no:nbval"]
-    os._exit(int(pytest.main([*files, *options])))
+    os._exit(int(pytest.main([*files, *options], plugins=plugins)))
 
 
 def chosen(modules: list[str], sample: int | None, seed: int) -> dict[str, list]:
@@ -244,10 +274,12 @@ def main() -> None:
     }
     total = killed = same = 0
     for module, found in chosen(modules, arguments.sample, arguments.seed).items():
-        if noticed(module, plain(module)):
+        noticing = Counter()
+        if noticed(module, plain(module), noticing):
             sys.exit(f"{module}: its tests fail without any mutation; mend them first")
         with ThreadPoolExecutor(2) as pool:
-            runs = pool.map(lambda m, module=module: noticed(module, m[1]), found)
+            one = functools.partial(noticed, module, noticing=noticing)
+            runs = pool.map(one, [source for _, source in found])
             results = list(tqdm(runs, total=len(found), desc=module, unit="mutant"))
         print(f"{module}: {sum(results)} of {len(found)} mutants noticed", flush=True)
         for (line, source), was_noticed in zip(found, results, strict=True):

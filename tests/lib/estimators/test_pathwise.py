@@ -178,6 +178,16 @@ def test_the_value_is_that_of_the_sample():
     assert not fixed.requires_grad
 
 
+def test_samples_that_bring_a_path_have_it_once():
+    class Careless(Normal):
+        def sample(self, sample_shape=()):
+            return self.rsample(sample_shape)
+
+    loc = T([0.3])
+    IMPLICIT(lambda z: 3 * z, Careless(loc, 1.0), 4).sum().backward()
+    torch.testing.assert_close(loc.grad, torch.full_like(loc, 3.0))
+
+
 def test_under_func_and_compile():
     def loss(loc):
         return IMPLICIT(lambda z: 3 * z, Normal(loc, torch.ones_like(loc))).sum()
