@@ -121,6 +121,8 @@ def test_shapes_and_validation():
     assert Independent(q, 1).log_prob(torch.zeros(3, 2)).shape == (3,)
     quiet = Logistic(torch.zeros(2), torch.ones(2), validate_args=False).expand((3, 2))
     assert quiet.icdf(torch.tensor(2.0)).isnan().all()
+    unchecked = Logistic(torch.zeros(2), -torch.ones(2), validate_args=False)
+    assert unchecked.expand((3, 2)).scale.max() == -1
     assert "Logistic(loc: " in repr(q)
 
 

@@ -260,6 +260,8 @@ def test_batches_and_expand():
     wide = q.expand((5, 3, 2))
     assert isinstance(wide, TruncatedNormal) and wide.rsample().shape == (5, 3, 2)
     assert wide.mean.shape == (5, 3, 2)
+    unchecked = TruncatedNormal(loc, -torch.ones(2), -1.0, 5.0, validate_args=False)
+    assert unchecked.expand((5, 3, 2)).scale.max() == -1
     many = q.rsample((3000,))  # more than a block
     assert many.shape == (3000, 3, 2) and (many[..., 1] > 2).all()
     assert "TruncatedNormal" in repr(q)

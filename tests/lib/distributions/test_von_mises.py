@@ -205,6 +205,8 @@ def test_batches_and_expand():
     wide = q.expand((5, 3, 2))
     assert isinstance(wide, VonMises) and wide.rsample().shape == (5, 3, 2)
     assert wide.variance.shape == wide.entropy().shape == (5, 3, 2)
+    unchecked = VonMises(torch.zeros(3, 1), -torch.ones(2), validate_args=False)
+    assert unchecked.expand((5, 3, 2)).concentration.max() == -1
     many = q.rsample((3000,))  # more than a block
     assert many[..., 0].std() > 2 * many[..., 1].std()
 

@@ -351,6 +351,17 @@ def test_sizes_are_counts(name, dim):
 # --- sequences -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [AffineCouplingFlow, InverseAutoregressiveFlow, MaskedAutoregressiveFlow, SplineFlow],
+)
+def test_a_network_has_two_layers_of_128_unless_told(kind):
+    said, unsaid = (
+        [p.shape for p in f.parameters()] for f in (kind(3, hidden=(128, 128)), kind(3))
+    )
+    assert unsaid == said
+
+
 def test_a_sequence_applies_the_first_flow_first():
     flows = [lively(name)[0] for name in ("PlanarFlow", "SplineFlow", "RadialFlow")]
     z = inputs()
