@@ -13,14 +13,15 @@ import difflib
 import functools
 import importlib.abc
 import importlib.util
+import itertools
 import os
 import random
 import resource
 import sys
 import tempfile
+import threading
 import tomllib
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -183,30 +184,11 @@ def plain(module: str) -> str:
     return ast.unparse(ast.parse(text_of(module)))
 
 
-def noticed(module: str, source: str, noticing: Counter) -> bool:
-    """Whether the tests fail on `source` in place of the module, in a fork.
-
-    `noticing` counts how many mutants each test has noticed, and is updated.
-    """
-    with tempfile.TemporaryFile() as first_failure:
-        child = os.fork()
-        if child == 0:
-            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.dup2(1, 2)
-            try:
-                run_tests(module, source, BestFirst(noticing, first_failure))
-            finally:
-                os._exit(1)  # a fork must never return into the parent's stack
-        failed = os.waitpid(child, 0)[1] != 0
-        first_failure.seek(0)
-        name = first_failure.read().decode()
-        noticing.update(filter(None, {name, name.partition("[")[0]}))
-    return failed
-
-
 class BestFirst:
-    """Plugin for pytest: what noticed most mutants comes first; names the first that fails."""
+    """Plugin for pytest: what noticed most mutants comes first; the first that fails is named.
+
+    `noticing` counts the mutants that each test has noticed, and `first_failure` gets the name.
+    """
 
     def __init__(self, noticing: Counter, first_failure: BinaryIO):
         self.noticing, self.first_failure = noticing, first_failure
@@ -222,6 +204,45 @@ class BestFirst:
         if report.failed:
             self.first_failure.write(report.nodeid.encode())
             self.first_failure.flush()
+
+
+def noticed(module: str, sources: list[str]) -> list[bool]:
+    """For each source, whether the tests fail on it in place of the module.
+
+    Two forks run at a time, all from one thread: a fork copies the locks that others hold.
+    """
+    results, noticing, running = [False] * len(sources), Counter(), {}
+    todo = iter(enumerate(sources))
+    with tqdm(total=len(sources), desc=module, unit="mutant", leave=False) as bar:
+        while True:
+            for at, source in itertools.islice(todo, 2 - len(running)):
+                first_failure = tempfile.TemporaryFile()  # noqa: SIM115 (closed where the fork ends)
+                child = fork(module, source, BestFirst(noticing, first_failure))
+                running[child] = at, first_failure
+            if not running:
+                return results
+            child, status = os.wait()
+            at, first_failure = running.pop(child)
+            results[at] = status != 0
+            with first_failure:
+                first_failure.seek(0)
+                name = first_failure.read().decode()
+            noticing.update(filter(None, {name, name.partition("[")[0]}))
+            bar.update()
+
+
+def fork(module: str, source: str, plugin: BestFirst) -> int:
+    """A process that runs the tests on `source` in place of the module; 0 is that they pass."""
+    child = os.fork()
+    if child:
+        return child
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    try:
+        run_tests(module, source, plugin)
+    finally:
+        os._exit(1)  # a fork must never return into the parent's stack
 
 
 def run_tests(module: str, source: str, *plugins: object) -> None:
@@ -268,6 +289,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.chdir(ROOT)
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # its thread would hold locks
+    tqdm.set_lock(threading.RLock())  # not the usual one, which forks share with whoever dies in it
     for package in PRELOADED:
         importlib.import_module(package)
     modules = [arguments.only] if arguments.only else list(TESTS)
@@ -277,13 +300,9 @@ def main() -> None:
     }
     total = killed = same = 0
     for module, found in chosen(modules, arguments.sample, arguments.seed).items():
-        noticing = Counter()
-        if noticed(module, plain(module), noticing):
+        if any(noticed(module, [plain(module)])):
             sys.exit(f"{module}: its tests fail without any mutation; mend them first")
-        with ThreadPoolExecutor(2) as pool:
-            one = functools.partial(noticed, module, noticing=noticing)
-            runs = pool.map(one, [source for _, source in found])
-            results = list(tqdm(runs, total=len(found), desc=module, unit="mutant"))
+        results = noticed(module, [source for _, source in found])
         print(f"{module}: {sum(results)} of {len(found)} mutants noticed", flush=True)
         for (line, source), was_noticed in zip(found, results, strict=True):
             lines = difference(module, source)
