@@ -100,7 +100,7 @@ class SPSA:
 
         z = torch.cat(draw_together([moved(1), moved(-1)]))
         values = values_of(f, z, distribution)
-        above, below = values.detach().split(num_samples)
+        above, below = values.split(num_samples)
         slope = (above - below) / (2 * self.step)
         estimate = values.mean(0)
         for name, (_, u) in free.items():

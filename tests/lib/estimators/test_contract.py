@@ -311,6 +311,20 @@ def test_the_closed_forms_agree_with_quadrature(kind):
 # --- shapes, types, and what reaches whom --------------------------------------------------------
 
 
+@pytest.mark.parametrize("c", [c for c in CASES if c.note != "loo"], ids=str)  # which needs two
+def test_one_sample_is_drawn_unless_told(c):
+    q = c.kind.make(**parameters_of(c.kind))
+    told = []
+    for arguments in ((), (1,)):
+        torch.manual_seed(0)
+        sizes = []
+        value = c.make()(
+            lambda z, sizes=sizes: (sizes.append(len(z)), c.kind.f(z))[1], q, *arguments
+        )
+        told.append((sizes, value.item()))
+    assert told[0] == told[1]
+
+
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["32", "64"])
 def test_shapes_and_types(c, dtype, device):
