@@ -349,7 +349,7 @@ def _sign_noise(size, *, dtype, device, generator) -> Tensor:
 def _log_one_minus_exp(t: Tensor) -> Tensor:
     """`log(1 - exp(-t))` for `t > 0`, without cancellation, nor in its gradient."""
     middle = math.log(2)
-    small = torch.log(-torch.expm1(-t.clamp(max=middle)))
+    small = torch.log(-torch.expm1(-t))
     large = torch.log1p(-torch.exp(-t.clamp(min=middle)))
     return torch.where(t < middle, small, large)
 

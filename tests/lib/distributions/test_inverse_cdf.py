@@ -155,6 +155,7 @@ def test_one_noise_has_one_quantile_whatever_the_parameters(draw):
         (reparameterize_pareto, noise.exponential_noise, lambda law, e: law.isf((-e).exp())),
         (reparameterize_logistic, noise.logistic_noise, lambda law, x: law.ppf(x.sigmoid())),
         (reparameterize_gumbel, noise.gumbel_noise, lambda law, g: law.ppf((-(-g).exp()).exp())),
+        (reparameterize_log_normal, torch.randn, lambda law, x: law.ppf(torch.special.ndtr(x))),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -310,9 +311,11 @@ def test_bounded_laws_stay_between_their_bounds(dtype):
     (slope,) = torch.autograd.grad(z.sum(), b)
     assert (slope <= 0).all()
     assert (slope[z == z.max()] < 0).any()
-    low, high = filled((100.0, 102.0), 10_000, dtype)
+    low, high = filled((100.0, 102.0), 10_000, dtype, requires_grad=True)
     z = reparameterize_uniform(low, high)
     assert ((z > low) & (z < high)).all()
+    slopes = torch.autograd.grad(z.sum(), (low, high))  # 1 - u and u
+    torch.testing.assert_close(sum(slopes), torch.ones_like(low), rtol=0, atol=0.01)
 
 
 # --- shapes, transforms, bad input ---------------------------------------------------------------
@@ -418,6 +421,7 @@ ONE = torch.tensor([1.0])
             "with numbers between them",
         ),
         (lambda: reparameterize_gumbel(ONE, ONE, generator=3), TypeError, "torch.Generator"),
+        (lambda: reparameterize_log_normal(ONE, ONE, 3), TypeError, "generator must be a torch"),
     ],
 )
 def test_bad_input(call, error, says):
