@@ -108,7 +108,10 @@ SWAPS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
     ast.FloorDiv: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
-COMMUTATIVE = ("promote_types", "maximum", "minimum", "logaddexp", "max", "min")
+COMMUTATIVE = (
+    "promote_types", "broadcast_shapes", "joint_shape", "maximum", "minimum", "logaddexp", "max",
+    "min",
+)  # fmt: skip
 DROPPED_CALLS = ("detach", "clamp", "clamp_", "abs", "clone", "requires_grad_", "neg_", "sqrt")
 
 

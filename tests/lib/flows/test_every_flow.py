@@ -351,6 +351,20 @@ def test_sizes_are_counts(name, dim):
 # --- sequences -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", [PlanarFlow, RadialFlow, SylvesterFlow])
+def test_what_a_context_says_is_added_to_the_parameters_of_the_flow(kind):
+    amortized, plain = kind(3, context_dim=2).double(), kind(3).double()
+    own = [p for name, p in amortized.named_parameters() if not name.startswith("amortize.")]
+    context = torch.randn(2, dtype=torch.float64)
+    with torch.no_grad():
+        amortized.amortize.weight.normal_()
+        said = amortized.amortize(context).split([p.numel() for p in own])
+        for parameter, mine, part in zip(plain.parameters(), own, said, strict=True):
+            parameter.copy_(mine + part.view_as(mine))
+    z = inputs()
+    torch.testing.assert_close(amortized(z, context), plain(z))
+
+
 @pytest.mark.parametrize(
     "kind",
     [AffineCouplingFlow, InverseAutoregressiveFlow, MaskedAutoregressiveFlow, SplineFlow],

@@ -201,6 +201,17 @@ class Learned(Independent):
         return Normal(self.layer.bias, 1.0).log_prob(value).sum(-1)
 
 
+class Kept(Independent):
+    """A base whose mean lies in a module in a dictionary."""
+
+    def __init__(self, mean):
+        super().__init__(Normal(mean.bias * 1.0, torch.ones(2, dtype=torch.float64)), 1)
+        self.parts = {"mean": mean}
+
+    layer = property(lambda self: self.parts["mean"])
+    rsample, log_prob = Learned.rsample, Learned.log_prob
+
+
 class Closed(Learned):
     """What it holds cannot be looked into."""
 
@@ -209,10 +220,12 @@ class Closed(Learned):
         self.other = lambda: mean
 
 
-@pytest.mark.parametrize("kind", ["transform", "mixture", "module", "closure"])
+@pytest.mark.parametrize("kind", ["transform", "mixture", "module", "dict", "closure"])
 def test_a_parameter_that_lies_deep_is_watched_too(kind, monkeypatch):
     layer = torch.nn.Linear(1, 2).double().requires_grad_(False)
-    loc = layer.bias if kind in ("module", "closure") else torch.zeros(2, dtype=torch.float64)
+    loc = (
+        layer.bias if kind in ("module", "dict", "closure") else torch.zeros(2, dtype=torch.float64)
+    )
     base = {
         "transform": lambda: TransformedDistribution(
             gaussian(2), [AffineTransform(loc, 2.0, event_dim=1)]
@@ -222,6 +235,7 @@ def test_a_parameter_that_lies_deep_is_watched_too(kind, monkeypatch):
             Independent(Normal(torch.stack([loc, loc + 1]), 1.0), 1),
         ),
         "module": lambda: Learned(layer),
+        "dict": lambda: Kept(layer),
         "closure": lambda: Closed(layer),
     }[kind]()
     q = NormalizingFlowPosterior(base, lively(PlanarFlow(2)).requires_grad_(False))
@@ -411,6 +425,7 @@ def test_values_that_do_not_fit_are_refused():
     for value, error, message in (
         (1.0, TypeError, "value must be a tensor"),
         (torch.zeros(5, 3).double(), ValueError, r"shape \[\.\.\., 2\], got \[5, 3\]"),
+        (torch.tensor(1.0).double(), ValueError, r"shape \[\.\.\., 2\], got \[\]"),
         (torch.zeros(4, 2).double(), ValueError, r"does not broadcast with batch_shape \[5\]"),
         (torch.full((5, 2), math.nan).double(), ValueError, "value holds NaN"),
         (torch.full((5, 2), math.inf).double(), ValueError, "infinite"),

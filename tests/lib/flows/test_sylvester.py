@@ -53,7 +53,8 @@ def test_one_vector_is_a_planar_flow():
 def test_the_map_is_that_of_the_paper():
     flow, z = lively(4, 3), torch.randn(6, 4).double()
     q, r1, r2, b, _ = flow._parameters_for(None)
-    assert torch.equal(r1, r1.triu()) and torch.equal(r2, r2.triu())
+    assert torch.equal(r1, r1.triu()) and torch.equal(r2, flow.r2.triu())
+    assert torch.equal(r1.triu(1), flow.r1.triu(1))
     assert ((r1 @ r2).diagonal() > -1).all()
     expected = torch.stack([v + q @ r1 @ torch.tanh(r2 @ q.T @ v + b) for v in z])
     torch.testing.assert_close(flow(z)[0], expected)
