@@ -7,6 +7,7 @@ import pytest
 import torch
 from mpmath import mp
 from torch.distributions import Normal
+from torch.nn.functional import logsigmoid
 
 from reparam.distributions import implicit_reparameterization
 
@@ -127,6 +128,23 @@ def test_bfloat16_keeps_the_sample_and_a_slope_to_its_digits():
     torch.testing.assert_close(slope, torch.full_like(loc, 2.0), rtol=0.05, atol=0)
 
 
+def test_in_bfloat16_a_density_may_be_a_few_per_cent_beside_the_slope():
+    loc = torch.zeros(41, dtype=torch.bfloat16, requires_grad=True)
+    z = torch.linspace(-4, 4, 41).bfloat16()
+    log_prob = lambda z: logsigmoid(z - loc) + logsigmoid(loc - z)  # noqa: E731
+    path = implicit_reparameterization(z, lambda z: torch.sigmoid(z - loc), log_prob)
+    (slope,) = torch.autograd.grad(path.sum(), loc)
+    torch.testing.assert_close(slope, torch.ones_like(loc), rtol=0.05, atol=0)
+
+
+def test_the_rate_of_a_gamma_has_a_path_though_its_concentration_has_none():
+    rate, z = T(1.7), torch.tensor([0.3, 2.0], dtype=F64)
+    concentration = torch.tensor(2.5, dtype=F64)
+    path = implicit_reparameterization(z, lambda z: torch.special.gammainc(concentration, rate * z))
+    (slope,) = torch.autograd.grad(path.sum(), rate)
+    torch.testing.assert_close(slope, -z.sum() / rate.detach())
+
+
 def test_the_value_is_the_sample_whatever_rounding_does():
     """With a `cdf` that gives another last digit at each call, as one that is compiled may."""
     loc, calls = T([0.5, 2.0]), []
@@ -203,6 +221,7 @@ def cdf(z):
         ((Z, lambda z: cdf(z) * math.nan), ValueError, "must return probabilities, got nan"),
         ((Z, lambda z: 1 - cdf(z)), ValueError, "must increase, and its slope is -0.2.* 4 of 4"),
         ((Z, lambda z: cdf(z.detach())), ValueError, "slope is 0 at 4 of 4.*through no graph"),
+        ((Z, lambda z: torch.full_like(z, 0.5)), ValueError, "slope is 0 at 4 of 4"),
         ((Z, lambda z: cdf(1000 * z)), ValueError, "slope is 0 at .*far tail.*use float64"),
         ((Z, lambda z: cdf(z - z.mean())), ValueError, "entry of z by itself, and it mixes"),
         ((Z, lambda z: cdf(z.flip(0))), ValueError, "entry of z by itself, and it mixes"),
@@ -234,6 +253,7 @@ def test_bad_input(arguments, error, says):
         lambda z: z.cumsum(1),
         lambda z: z - z.mean(0),
         lambda z: z + 0.1 * z.mean(),
+        lambda z: z + 0.005 * z.mean(),
     ],
 )
 def test_mixed_rows_are_found_whichever_way_they_mix(mixed):
@@ -259,3 +279,14 @@ def test_the_slope_of_a_far_tail_may_be_off_and_nowhere_else():
     for z in (-1.0, 1.0):
         with pytest.raises(ValueError, match="log_prob must be the logarithm"):
             implicit_reparameterization(T([z]).detach(), steep(0.5), log_prob)
+
+
+def test_a_tail_that_is_flat_is_refused_whatever_the_density():
+    log_prob = torch.distributions.Normal(T(0.0), 1.0).log_prob
+    z = torch.tensor([4.0], dtype=F64)
+    for cdf, log_density in (
+        (lambda x: normal_cdf(x.clamp(max=3.5)), log_prob),
+        (normal_cdf, lambda x: log_prob(x) - 2000),
+    ):
+        with pytest.raises(ValueError, match="cdf must increase"):
+            implicit_reparameterization(z, cdf, log_density)
