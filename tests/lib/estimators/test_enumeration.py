@@ -1,6 +1,7 @@
 """Enumeration of all variables, and Rao-Blackwellization over some: exactly, and on bad input."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from reparam.estimators import (
     RaoBlackwell,
     ScoreFunction,
 )
-from reparam.estimators.enumeration import support_points
+from reparam.estimators.enumeration import _woven, support_points
 from reparam.measure import measure
 
 F64 = torch.float64
@@ -81,6 +82,13 @@ def test_enumeration_refuses_what_is_not_finite():
     for q in (Normal(0.0, 1.0), Poisson(2.0)):
         with pytest.raises(ValueError, match=f"finite support, and that of {type(q).__name__}"):
             Enumeration()(torch.square, q)
+
+
+def test_an_infinite_value_has_a_mean_and_no_gradient():
+    f = lambda b: -b.log()  # noqa: E731
+    assert Enumeration()(f, Bernoulli(torch.tensor(0.3))).item() == math.inf
+    with pytest.raises(ValueError, match="Enumeration has no finite gradient: f is infinite"):
+        Enumeration()(f, Bernoulli(T(0.3)))
 
 
 # --- RaoBlackwell --------------------------------------------------------------------------------
@@ -215,6 +223,11 @@ def test_two_dimensions_of_variables(monkeypatch):
             probability = Bernoulli(logits=logits[:, kept]).log_prob(z[0, :, 0]).sum().exp()
             mean = mean + probability.detach() * slope
         torch.testing.assert_close(mean, exact)
+
+
+def test_runs_of_both_kinds_are_woven_in_order():
+    some, rest = torch.tensor([[0, 2, 4, 5]]), torch.tensor([[1, 3, 6]])
+    assert _woven(some, rest, [0, 2, 4, 5], 7, 1).tolist() == [[0, 1, 2, 3, 4, 5, 6]]
 
 
 def test_evaluations_and_shapes(device):
