@@ -110,7 +110,7 @@ SWAPS = {
 }  # fmt: skip
 COMMUTATIVE = (
     "promote_types", "broadcast_shapes", "joint_shape", "maximum", "minimum", "logaddexp", "max",
-    "min",
+    "min", "dot", "addcmul_",
 )  # fmt: skip
 DROPPED_CALLS = ("detach", "clamp", "clamp_", "abs", "clone", "requires_grad_", "neg_", "sqrt")
 

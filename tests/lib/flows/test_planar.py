@@ -222,8 +222,18 @@ class _Inverse(torch.nn.Module):
         return self.flow.inverse(y)
 
 
+def test_the_root_has_the_sign_of_what_it_is_the_root_for():
+    x = torch.asinh(torch.tensor(INNER, dtype=torch.float64)).repeat_interleave(len(HEIGHTS))
+    c = torch.tensor(HEIGHTS, dtype=torch.float64).repeat(len(INNER))
+    assert torch.equal(solved(-c, x), -solved(c, x))
+
+
 def test_slope_is_the_derivative_of_what_is_solved():
     a = torch.linspace(-4, 4, 41).double().requires_grad_()
     x = torch.tensor(1.7).double()
     (expected,) = torch.autograd.grad((a + torch.expm1(x) * torch.tanh(a)).sum(), a)
     torch.testing.assert_close(slope(a, torch.tanh(a), x), expected)
+
+
+def test_w_starts_near_the_unit_sphere_in_any_dimension():
+    assert PlanarFlow(10_000).w.norm().item() == pytest.approx(1, abs=0.05)  # seven deviations
