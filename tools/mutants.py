@@ -87,7 +87,11 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
         )
     },
     "flows._contract": ["flows/test_every_flow", "flows/test_posterior"],
-    "flows._networks": ["flows/test_every_flow", "flows/test_autoregressive"],
+    "flows._networks": [
+        "flows/test_every_flow",
+        "flows/test_autoregressive",
+        "flows/test_coupling",
+    ],
     "distributions._quadrature": ["distributions/test_implicit", "distributions/test_von_mises"],
     "distributions.survey": ["distributions/test_survey"],
     "estimators._relaxing": ["estimators/test_relaxations", "estimators/test_control_variates"],

@@ -133,6 +133,17 @@ def test_wide_networks_let_each_variable_depend_on_all_before_it(flow_type, reve
 
 
 @each_flow
+def test_its_layers_have_the_widths_asked_for_and_no_unit_is_idle(flow_type):
+    """Without a context a unit of degree 0 would be a constant."""
+    for dim in (2, 3, 6):
+        flow = flow_type(dim, (7, 5))
+        shapes = [tuple(layer.weight.shape) for layer in flow.network.layers]
+        assert shapes == [(7, dim), (5, 7), (2 * dim, 5)]
+        assert all(layer.mask.any(1).all() for layer in flow.network.layers[:-1])
+        assert set(flow.state_dict()) == {name for name, _ in flow.named_parameters()}
+
+
+@each_flow
 @each_dim
 def test_context_reaches_every_variable(flow_type, dim):
     """The first in the order as well: a MADE without units of degree 0 would leave it out."""
