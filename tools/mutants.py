@@ -90,7 +90,7 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
     "flows._networks": [
         "flows/test_every_flow",
         "flows/test_autoregressive",
-        "flows/test_coupling",
+        "flows/test_spline",
     ],
     "distributions._quadrature": ["distributions/test_implicit", "distributions/test_von_mises"],
     "distributions.survey": ["distributions/test_survey"],
