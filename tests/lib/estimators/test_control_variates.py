@@ -16,6 +16,7 @@ from torch.distributions import (
     OneHotCategoricalStraightThrough,
     Poisson,
     Uniform,
+    constraints,
 )
 
 from reparam.estimators import (
@@ -345,6 +346,16 @@ def test_eta_zero_is_the_score_function():
     torch.testing.assert_close(got, expected)
 
 
+class LogScaled(Normal):
+    """A Gaussian whose density and samples both go through the exponential that makes its scale."""
+
+    arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012
+
+    def __init__(self, loc, log_scale, validate_args=None):
+        self.log_scale = log_scale.expand_as(loc)
+        super().__init__(loc, self.log_scale.exp(), validate_args=False)
+
+
 def test_lax_with_f_itself_for_a_surrogate_is_pathwise(device):
     """Then `f(z) - c(z)` is 0 and the reparameterized derivative is left, exactly."""
 
@@ -362,6 +373,7 @@ def test_lax_with_f_itself_for_a_surrogate_is_pathwise(device):
         (lambda: Independent(Normal(mu, sigma), 1), (mu, sigma)),
         (lambda: Independent(Gamma(mu.exp(), sigma), 1), (mu, sigma)),
         (lambda: MultivariateNormal(mu, scale_tril=root), (mu, root)),
+        (lambda: Independent(LogScaled(mu, sigma), 1), (mu, sigma)),
         (lambda: Independent(Normal(mu.detach(), sigma), 1), (sigma,)),
     ):
         results = []
