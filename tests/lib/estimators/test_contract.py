@@ -313,6 +313,8 @@ def test_the_closed_forms_agree_with_quadrature(kind):
 
 @pytest.mark.parametrize("c", [c for c in CASES if c.note != "loo"], ids=str)  # which needs two
 def test_one_sample_is_drawn_unless_told(c):
+    call = getattr(c.estimator, "forward", c.estimator.__call__)
+    assert inspect.signature(call).parameters["num_samples"].default == 1  # what help() shows
     q = c.kind.make(**parameters_of(c.kind))
     told = []
     for arguments in ((), (1,)):
