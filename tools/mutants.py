@@ -252,7 +252,7 @@ def fork(module: str, source: str, plugin: BestFirst) -> int:
         os._exit(1)  # a fork must never return into the parent's stack
 
 
-def run_tests(module: str, source: str, *plugins: object) -> None:
+def run_tests(module: str, source: str, plugin: BestFirst) -> None:
     name, path = f"reparam.{module}", source_of(module)
 
     class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -265,7 +265,7 @@ def run_tests(module: str, source: str, *plugins: object) -> None:
     sys.meta_path.insert(0, Finder())
     files = [str(ROOT / "tests" / "lib" / f"{test}.py") for test in TESTS[module]]
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-p", "no:nbval"]
-    os._exit(int(pytest.main([*files, *options], plugins=plugins)))
+    os._exit(int(pytest.main([*files, *options], plugins=[plugin])))
 
 
 def chosen(modules: list[str], sample: int | None, seed: int) -> dict[str, list]:

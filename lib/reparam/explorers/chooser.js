@@ -24,8 +24,10 @@ function model(state) {
   };
 }
 
-// A section of a chapter's page, or its explorer, where this page links to the chapter; elsewhere words.
+// What Sphinx makes the address of a heading.
 const slug = (heading) => "#" + heading.toLowerCase().match(/[a-z0-9]+/g).join("-");
+
+// A section of a chapter's page, or its explorer, where this page links to the chapter; elsewhere words.
 function chapter(number, words, hash) {
   const page = globalThis.document && [...document.links].find((a) => a.pathname.includes(`/${number}-`));
   return page ? `<a href="${page.href.split("#")[0]}${hash}">${words}</a>` : words;
