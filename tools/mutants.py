@@ -3,8 +3,8 @@
 Each mutant is one change of a syntax tree (a comparison, an operator, a number, a condition, a
 dropped call such as `.detach()`, a dropped statement, a returned value). It runs in a fork of a
 process that has imported torch once, against the tests that mirror its file, those first that have
-noticed the most mutants so far. Survivors are printed with their difference; a survivor is a
-missing test, or a change that changes nothing: then tests/lib/mutants.toml says why.
+noticed the most mutants per second so far. Survivors are printed with their difference; a survivor
+is a missing test, or a change that changes nothing: then tests/lib/mutants.toml says why.
 """
 
 import argparse
@@ -92,7 +92,7 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
         "flows/test_autoregressive",
         "flows/test_spline",
     ],
-    "distributions._quadrature": ["distributions/test_implicit", "distributions/test_von_mises"],
+    "distributions._quadrature": ["distributions/test_quadrature", "distributions/test_von_mises"],
     "distributions.survey": ["distributions/test_survey"],
     "estimators._relaxing": ["estimators/test_relaxations", "estimators/test_control_variates"],
     "objectives": ["test_objectives"],
@@ -104,7 +104,9 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
     "checkup.gradients": ["test_checkup"],
 }
 # What tests import, once for all forks.
-PRELOADED = ("hypothesis", "matplotlib.pyplot", "mpmath", "scipy.stats", "sklearn.datasets")
+PRELOADED = (
+    "hypothesis", "matplotlib.pyplot", "mpmath", "scipy.stats", "sklearn.datasets", "torch._dynamo",
+)  # fmt: skip
 SECONDS = 180  # of processor time for one mutant; an endless loop is a mutant that was noticed
 SWAPS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
@@ -192,49 +194,65 @@ def plain(module: str) -> str:
 
 
 class BestFirst:
-    """Plugin for pytest: what noticed most mutants comes first; the first that fails is named.
+    """Plugin for pytest: what noticed the most mutants per second comes first.
 
-    `noticing` counts the mutants that each test has noticed, and `first_failure` gets the name.
+    Runs in the forks; `learn` takes what one of them has written to `reports`.
     """
 
-    def __init__(self, noticing: Counter, first_failure: BinaryIO):
-        self.noticing, self.first_failure = noticing, first_failure
+    def __init__(self):
+        self.noticing, self.seconds = Counter(), {}  # by test, and `noticing` by function, too
+        self.reports: BinaryIO | None = None
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        cases = Counter(function_of(item.nodeid) for item in items)
+
         def rank(item):
-            return self.noticing[item.nodeid], self.noticing[item.nodeid.partition("[")[0]]
+            test, function = item.nodeid, function_of(item.nodeid)
+            count = self.noticing[test] + (1 + self.noticing[function]) / cases[function]
+            return count / (0.01 + self.seconds.get(test, 0))
 
         items.sort(key=rank, reverse=True)  # stable: the others keep their order
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.first_failure.write(report.nodeid.encode())
-            self.first_failure.flush()
+        if report.failed or report.when == "call":
+            line = f"{report.duration} {report.outcome} {report.nodeid}\n"
+            self.reports.write(line.encode())
+            self.reports.flush()  # an endless loop is killed
+
+    def learn(self, reports: BinaryIO) -> None:
+        reports.seek(0)
+        for line in reports.read().decode().splitlines():
+            seconds, outcome, test = line.split(" ", 2)
+            self.seconds[test] = float(seconds)
+            if outcome == "failed":
+                self.noticing.update({test, function_of(test)})
 
 
-def noticed(module: str, sources: list[str]) -> list[bool]:
+def function_of(test: str) -> str:
+    return test.partition("[")[0]
+
+
+def noticed(module: str, sources: list[str], best_first: BestFirst) -> list[bool]:
     """For each source, whether the tests fail on it in place of the module.
 
     Two forks run at a time, all from one thread: a fork copies the locks that others hold.
     """
-    results, noticing, running = [False] * len(sources), Counter(), {}
+    results, running = [False] * len(sources), {}
     todo = iter(enumerate(sources))
     with tqdm(total=len(sources), desc=module, unit="mutant", leave=False) as bar:
         while True:
             for at, source in itertools.islice(todo, 2 - len(running)):
-                first_failure = tempfile.TemporaryFile()  # noqa: SIM115 (closed where the fork ends)
-                child = fork(module, source, BestFirst(noticing, first_failure))
-                running[child] = at, first_failure
+                reports = tempfile.TemporaryFile()  # noqa: SIM115 (closed where the fork ends)
+                best_first.reports = reports
+                running[fork(module, source, best_first)] = at, reports
             if not running:
                 return results
             child, status = os.wait()
-            at, first_failure = running.pop(child)
+            at, reports = running.pop(child)
             results[at] = status != 0
-            with first_failure:
-                first_failure.seek(0)
-                name = first_failure.read().decode()
-            noticing.update(filter(None, {name, name.partition("[")[0]}))
+            with reports:
+                best_first.learn(reports)
             bar.update()
 
 
@@ -307,9 +325,10 @@ def main() -> None:
     }
     total = killed = same = 0
     for module, found in chosen(modules, arguments.sample, arguments.seed).items():
-        if any(noticed(module, [plain(module)])):
+        best_first = BestFirst()
+        if any(noticed(module, [plain(module)], best_first)):
             sys.exit(f"{module}: its tests fail without any mutation; mend them first")
-        results = noticed(module, [source for _, source in found])
+        results = noticed(module, [source for _, source in found], best_first)
         print(f"{module}: {sum(results)} of {len(found)} mutants noticed", flush=True)
         for (line, source), was_noticed in zip(found, results, strict=True):
             lines = difference(module, source)
