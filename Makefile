@@ -47,11 +47,13 @@ serve: $(BUILT)  ## Build the book and serve it on http://localhost:8000 (PORT=.
 	@echo "==> open  http://localhost:$(PORT)/  (Ctrl-C stops)"
 	@$(BIN)/python -m http.server --directory $(HTML) --bind 127.0.0.1 $(PORT)
 
+# Files keep their order, long ones early: in the end no worker waits long for the other.
 test: $(INSTALLED) lint browser $(BUILT) $(LIBRARY)/.installed  ## Check everything: style, library, notebooks, pictures, built pages
 	@echo "==> library, notebooks (strict), pictures and built pages"
 	@$(quiet_threads) CHROMIUM="$$(cat _build/.browser)" COURSE_LIBRARY="$(CURDIR)/$(LIBRARY)" \
-	  $(BIN)/python -m pytest tests lib/reparam book $(TEST_ALSO) \
-	  --ignore=tests/benchmarks -m "not timing" --doctest-modules $(NBVAL) -n $(WORKERS) --dist loadfile
+	  $(BIN)/python -m pytest book tests lib/reparam $(TEST_ALSO) \
+	  --ignore=tests/benchmarks -m "not timing" --doctest-modules $(NBVAL) -n $(WORKERS) --dist loadfile \
+	  --no-loadscope-reorder
 	@echo "==> all checks passed; the book is at  file://$(CURDIR)/$(HTML)/index.html"
 
 lint: $(INSTALLED)  ## Check the code style of the library, the tests and the notebooks
