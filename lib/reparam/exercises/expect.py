@@ -231,7 +231,7 @@ def variance(samples, truth, what, *, within, mistakes=None):
 def raises(kinds, function, what):
     """`function()` raises one of `kinds`, an exception class or several: bad input is refused.
 
-    Used in the exercises of chapters 4 to 7.
+    Used in the exercises of chapters 4 to 8.
 
     >>> raises(ValueError, lambda: float("one"), "a word for a number")
     """
