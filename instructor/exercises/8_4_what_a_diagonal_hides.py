@@ -259,7 +259,7 @@ def best_diagonal(x, s):
     return 0.0, 1.0
 
 
-gap_1, gap_16, heavy = 1.0, 0.1, "the difference"
+gap_1, gap_16, heavy = 1.0, 1 / 16, "the difference"
 
 # %% solution
 r"""
