@@ -86,7 +86,7 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
             "spline",
         )
     },
-    "flows._contract": ["flows/test_every_flow", "flows/test_posterior"],
+    "flows._contract": ["flows/test_every_flow", "flows/test_posterior", "flows/test_radial"],
     "flows._networks": [
         "flows/test_every_flow",
         "flows/test_autoregressive",

@@ -18,6 +18,7 @@ from reparam.flows import (
     SplineFlow,
     SylvesterFlow,
 )
+from reparam.flows._contract import root
 
 NAMES = [
     name
@@ -279,6 +280,12 @@ def test_under_torch_func(name, context_dim):
     one_by_one = torch.func.vmap(flow.inverse)(moved, *given[1:])
     torch.testing.assert_close(one_by_one[0], z, rtol=1e-9, atol=1e-9)
 
+    def total(z):
+        return flow(z, context)[1].sum()
+
+    slope = torch.autograd.functional.jacobian(total, z)
+    torch.testing.assert_close(torch.func.grad(total)(z), slope)
+
 
 @pytest.mark.slow
 def test_under_torch_compile():
@@ -365,6 +372,14 @@ def test_what_a_context_says_is_added_to_the_parameters_of_the_flow(kind):
     torch.testing.assert_close(amortized(z, context), plain(z))
 
 
+@pytest.mark.parametrize("kind", [PlanarFlow, RadialFlow, SylvesterFlow])
+def test_a_context_of_zeros_says_nothing(kind):
+    amortized, plain = kind(3, context_dim=2), kind(3)
+    plain.load_state_dict(amortized.state_dict(), strict=False)
+    z = inputs(dtype=torch.float32)
+    torch.testing.assert_close(amortized(z, torch.zeros(5, 2)), plain(z))
+
+
 @pytest.mark.parametrize(
     "kind",
     [AffineCouplingFlow, InverseAutoregressiveFlow, MaskedAutoregressiveFlow, SplineFlow],
@@ -428,6 +443,40 @@ def test_the_layer_that_breaks_is_named(way):
         getattr(FlowSequence(flows), way)(torch.ones(5, 2))
 
 
+def test_the_layer_that_breaks_is_named_among_those_with_a_context():
+    flows = [PlanarFlow(2, 3), RadialFlow(2), PlanarFlow(2, 3)]
+    with torch.no_grad():
+        flows[2].b.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"layer 3 of 3 \(PlanarFlow\) gave NaN or infinity"):
+        FlowSequence(flows)(torch.ones(5, 2), torch.ones(5, 3))
+
+
+class Says(Flow):
+    """Leaves points alone, and says the log-determinant that it is told."""
+
+    def __init__(self, log_det):
+        super().__init__(2)
+        self.log_det = log_det
+
+    def _map(self, z, context):
+        return z, z.new_full(z.shape[:-1], self.log_det)
+
+
+def test_a_flow_of_ones_own_has_no_context_unless_it_says_so():
+    z = torch.ones(5, 2)
+    moved, log_det = FlowSequence([Says(0.25), Says(0.5)])(z)
+    assert torch.equal(moved, z) and torch.equal(log_det, torch.full((5,), 0.75))
+
+
+def test_a_log_determinant_that_overflows_is_named():
+    """Even where the points stay finite, and where only the sum over the layers overflows."""
+    z = torch.ones(5, 2)
+    with pytest.raises(ValueError, match=r"layer 2 of 2 \(Says\) gave NaN or infinity"):
+        FlowSequence([Says(0.0), Says(math.inf)])(z)
+    with pytest.raises(ValueError, match="FlowSequence gave NaN or infinity"):
+        FlowSequence([Says(3e38), Says(3e38)])(z)
+
+
 def test_an_overflow_is_refused():
     flow = PlanarFlow(2)
     with torch.no_grad():
@@ -449,3 +498,16 @@ def test_sequences_of_what_does_not_fit_are_refused():
     for alone in (PlanarFlow(2), None):
         with pytest.raises(TypeError, match=r"must be a list of reparam\.flows, got"):
             FlowSequence(alone)
+
+
+# --- roots ---------------------------------------------------------------------------------------
+
+
+def test_a_root_far_below_its_start_is_found():
+    """Steps that still shrink by a third of a tiny number are not the end of it."""
+
+    def step(a):  # of Newton's method for a**3 = 1e-30
+        return a - (a**3 - 1e-30) / (3 * a**2)
+
+    found = root(step, torch.ones((), dtype=torch.float64))
+    torch.testing.assert_close(found.item(), 1e-10, rtol=1e-12, atol=0)

@@ -135,10 +135,10 @@ def test_the_derivative_by_hand_is_that_of_the_plain_formula(inner, by_columns):
     z = (z.mT.contiguous().mT if by_columns else z).requires_grad_()
     given = [z, flow.u, flow.w, flow.b]
     slopes = torch.randn(len(z), 3).double(), torch.randn(len(z)).double()
-    for by_hand, plain in zip(_Planar.call(*given), planar(*given), strict=True):
+    for by_hand, plain in zip(_Planar.apply(*given), planar(*given), strict=True):
         torch.testing.assert_close(by_hand, plain)
     for by_hand, plain in zip(
-        torch.autograd.grad(_Planar.call(*given), given, slopes),
+        torch.autograd.grad(_Planar.apply(*given), given, slopes),
         torch.autograd.grad(planar(*given), given, slopes),
         strict=True,
     ):

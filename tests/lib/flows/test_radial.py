@@ -104,14 +104,20 @@ def test_the_derivative_by_hand_is_that_of_the_plain_formula(raw, by_columns):
     z = (z.mT.contiguous().mT if by_columns else z).requires_grad_()
     given = [z, flow.center, flow.a, flow.b]
     slopes = torch.randn(len(z), 3).double(), torch.randn(len(z)).double()
-    for by_hand, plain in zip(_Radial.call(*given), radial(*given), strict=True):
+    for by_hand, plain in zip(_Radial.apply(*given), radial(*given), strict=True):
         torch.testing.assert_close(by_hand, plain)
     for by_hand, plain in zip(
-        torch.autograd.grad(_Radial.call(*given), given, slopes),
+        torch.autograd.grad(_Radial.apply(*given), given, slopes),
         torch.autograd.grad(radial(*given), given, slopes),
         strict=True,
     ):
         torch.testing.assert_close(by_hand, plain)
+
+
+def test_the_form_by_hand_is_taken_for_a_matrix_that_nothing_transforms():
+    flow = made(1.0)
+    assert flow(at_lengths())[1].grad_fn.name().startswith("_Radial")
+    assert not flow(at_lengths()[None])[1].grad_fn.name().startswith("_Radial")
 
 
 def test_the_gradient_where_the_flow_is_the_identity():
