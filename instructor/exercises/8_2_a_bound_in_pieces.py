@@ -17,13 +17,13 @@ from torch import Tensor
 
 # %% text
 r"""
-A hundred thousand samples of each image do not fit into memory at once, so the logarithms of the weights come in pieces `[k, N]`: some samples of each of $N$ images, more in one piece than in another, perhaps none. Only a state may be kept between them: a tuple of at most four tensors, each of at most $N$ numbers. A last step reads two numbers for each image from it:
+A hundred thousand samples of each image do not fit into memory at once, so the logarithms of the weights come in pieces `[n, N]`: some samples of each of $N$ images, more in one piece than in another, perhaps none. Only a state may be kept between them: a tuple of at most four tensors, each of at most $N$ numbers. A last step reads two numbers for each image from it:
 
 $$L_K = \log\frac1K\sum_{k=1}^K w_k, \qquad \text{effective} = \frac{\big(\sum_k w_k\big)^2}{\sum_k w_k^2}.$$
 
 The second is the **effective number of samples**: $K$ if all weights are alike, 1 if one of them is all there is. It says when to distrust the first.
 
-> **Predict first.** Of a thousand samples one has a weight as large as all the others together. What is their effective number?
+> **Predict first.** Of a thousand samples 999 have the same weight, and one has as much as all of these together. What is their effective number?
 
 - `start(n_images)`: the state before the first piece.
 - `merge(state, log_w)`: the state after one more piece. The old state stays what it was.
@@ -43,7 +43,7 @@ def start(n_images: int) -> tuple[Tensor, ...]:
 
 
 def merge(state: tuple[Tensor, ...], log_w: Tensor) -> tuple[Tensor, ...]:
-    """The state after the piece `log_w` of shape [k, N]."""
+    """The state after the piece `log_w` of shape [n, N]."""
     ### BEGIN SOLUTION
     count, log_sum, log_squares = state
     return (
@@ -96,7 +96,7 @@ def in_pieces(answer, log_w, sizes):
     found = answer.read(state)
     expect.that(
         isinstance(found, (tuple, list)) and len(found) == 2,
-        "`read` should return two tensors, the bound and the effective number.",
+        "`read` should return a tuple of two tensors, (bound, effective).",
     )
     return found, largest
 
@@ -106,7 +106,7 @@ def held(state):
     expect.that(
         isinstance(state, (tuple, list))
         and all(isinstance(part, torch.Tensor) for part in state),
-        "A state should be a tuple of tensors.",
+        "A state should be a tuple of tensors, the count included.",
     )
     return sum(part.numel() for part in state)
 
@@ -164,7 +164,7 @@ def test_two_pieces(answer, rng):
 
 
 def test_scale(answer, rng):
-    """Weights that are no numbers of the computer any more."""
+    """Weights too large or too small for a float."""
     for shift in (-5000.0, 5000.0):
         (bound, effective), _ = in_pieces(answer, LOGS + shift, [2, 3])
         expect.that(
@@ -182,16 +182,32 @@ def test_scale(answer, rng):
 
 
 def test_nothing(answer, rng):
-    """An image whose weights are all 0, beside one that has some."""
+    """An image whose weights are all 0, beside one that has some, and an empty piece."""
     nothing = torch.full((2, 2), -torch.inf)
     (bound, effective), _ = in_pieces(
-        answer, torch.cat([nothing, torch.tensor([[0.0, -torch.inf]])]), [2, 1]
+        answer, torch.cat([nothing, torch.tensor([[0.0, -torch.inf]])]), [2, 0, 1]
     )
     expect.close(
-        bound, torch.tensor([-math.log(3), -torch.inf]), "The bounds of a weight of 1 and of none"
-    )  # fmt: skip
+        bound,
+        torch.tensor([-math.log(3), -torch.inf]),
+        "The bound, with weights of 0,",
+    )
     expect.close(
-        effective, torch.tensor([1.0, 0.0]), "The effective numbers of both"
+        effective,
+        torch.tensor([1.0, 0.0]),
+        "The effective number, with weights of 0,",
+    )
+
+
+def test_old_state(answer, rng):
+    """An old state stays what it was."""
+    early = answer.merge(answer.start(2), LOGS[:3])
+    held(early)
+    before = [part.clone() for part in early]
+    answer.merge(early, LOGS[3:])
+    expect.that(
+        all(torch.equal(a, b) for a, b in zip(before, early, strict=True)),
+        "`merge` changes the state that it is given.",
     )
 
 
@@ -232,7 +248,7 @@ def test_any_scale(answer, rng):
     scales = torch.tensor([-4000.0, -90.0, 0.0, 90.0, 4000.0])
     log_w = torch.randn(30, 5, generator=rng) + scales
     compare(answer, log_w, [10, 20], atol=5e-3)
-    log_w[20:] += 300  # what comes last outweighs everything before
+    log_w[20:] += 900  # what comes last outweighs everything before
     compare(answer, log_w, [10, 10, 10], atol=5e-3)
     compare(answer, log_w.flip(0), [10, 10, 10], atol=5e-3)
 
@@ -250,17 +266,10 @@ def test_nothing_there(answer, rng):
 
 @points(1)
 def test_memory(answer, rng):
-    """The state stays small, and an old one stays what it was."""
+    """The state stays small."""
     log_w = torch.randn(400, 6, generator=rng)
     largest = compare(answer, log_w, [50] * 8)
     expect.that(largest <= 24, "The state holds more than four numbers an image.")
-    early = answer.merge(answer.start(6), log_w[:100])
-    before = [part.clone() for part in early]
-    answer.merge(early, log_w[100:])
-    expect.that(
-        all(torch.equal(a, b) for a, b in zip(before, early, strict=True)),
-        "`merge` changes the state that it is given.",
-    )
 
 
 # %% right: the largest weight so far, and sums relative to it
@@ -350,15 +359,6 @@ def read(state):
     return log_sum - torch.log(count), torch.exp(2 * log_sum - log_squares)
 
 
-# %% wrong: changes the state in place
-def merge(state, log_w):
-    count, log_sum, log_squares = state
-    count += len(log_w)
-    log_sum.copy_(torch.logaddexp(log_sum, log_w.logsumexp(0)))
-    log_squares.copy_(torch.logaddexp(log_squares, (2 * log_w).logsumexp(0)))
-    return count, log_sum, log_squares
-
-
 # %% wrong: one scale for all images
 def start(n_images):
     return (
@@ -388,6 +388,28 @@ def read(state):
     return most + (total / count).log(), (total**2 / squares).nan_to_num(0.0)
 
 
+# %% wrong: the scale of the first piece for all
+def start(n_images):
+    none = torch.zeros(n_images, dtype=torch.float64)
+    return none, none, none, none - torch.inf
+
+
+def merge(state, log_w):
+    count, total, squares, scale = state
+    if not len(log_w):
+        return state
+    most = log_w.max(0).values.double()
+    scale = torch.where(scale.isinf() & most.isfinite(), most, scale)
+    w = (log_w - torch.where(scale.isinf(), 0.0, scale)).exp()
+    return count + len(w), total + w.sum(0), squares + (w**2).sum(0), scale
+
+
+def read(state):
+    count, total, squares, scale = state
+    bound = torch.where(scale.isinf(), -torch.inf, scale + (total / count).log())
+    return bound, (total**2 / squares).nan_to_num(0.0)
+
+
 # %% idle: the last piece alone
 def start(n_images):
     return (torch.zeros(n_images),)
@@ -405,7 +427,7 @@ def read(state):
 r"""
 $\sum w$ and $\sum w^2$ are sums, so that they can be carried from piece to piece; their logarithms can be, too, by `logaddexp`. Averages of the pieces' bounds are something else: by Jensen they lie below, and with pieces of one sample they are the ELBO again.
 
-The effective number is scale-free, which is why it is read as $\exp(2\log\sum w-\log\sum w^2)$. One weight as large as the 999 others together: $(2\cdot999)^2/(999^2+999)\approx 4$, so a thousand samples are worth four.
+The effective number is scale-free, which is why it is read as $\exp(2\log\sum w-\log\sum w^2)$. One weight as large as 999 equal ones together: $(2\cdot999)^2/(999^2+999)\approx 4$, so a thousand samples are worth four.
 """
 
 # %% rubric

@@ -18,24 +18,24 @@ import torch
 r"""
 A colleague evaluates a model on $N$ held-out images with $K$ samples of each. In the mean the result is not above the log-likelihood, for $K=1$ it is the ELBO, it rises with $K$, and it is the same in any order of the images. Everything that (8.2) promises holds. Yet the paper that the model is from reports more, and a hundred times the samples hardly help.
 
-Arguments: `log_joint`, the $\log p(x_n, z_{kn})$, and `log_q`, the $\log q(z_{kn}\mid x_n)$, both of shape `[K, N]`. Expected is the bound of the mean image, in nats: one number.
+Arguments: `log_joint`, the $\log p(x_n, z_{kn})$, and `log_q`, the $\log q(z_{kn}\mid x_n)$, both of shape `[K, N]`. Expected is the mean of the images' bounds, in nats per image: one number.
 """
 
 
 # %% code
 def bound(log_joint, log_q):
     """The importance-weighted bound, in nats per image."""
-    log_p, log_q = log_joint.sum(1), log_q.sum(1)  # of all the images together
+    log_p, log_q = log_joint.sum(1), log_q.sum(1)
     log_w = log_p - log_q
     return (log_w.logsumexp(0) - math.log(len(log_w))) / log_joint.shape[1]
 
 
 # %% text
 r"""
-> **Predict first.** It is a bound of the right number. So what is it that is averaged $K$ times, and how often is a good draw of it to be had?
+> **Predict first.** It is a bound of the right number. So what is it that is averaged $K$ times, and how often is a draw of it good?
 
 1. `mended(log_joint, log_q)`: the bound as it should be.
-2. `needed(s, N)`: how many samples each of the two wants, `(mended, given)`. Take the logarithms of all weights to be independent and normal, $\log w_{kn}\sim N(-s^2/2, s^2)$, so that $\mathbb E[w] = 1$. A number of samples is enough here when the relative variance $\mathrm{Var}(\bar w)/\mathbb E[\bar w]^2$ of the average weight is 1: that of one image for the mended bound, of whatever is averaged for the given one. Return two numbers, not rounded to whole ones. `s` is a float, `N` a whole number.
+2. `needed(s, N)`: how many samples each of the two wants, `(mended, given)`. Take the logarithms of all weights to be independent and normal, $\log w_{kn}\sim N(-s^2/2, s^2)$, so that $\mathbb E[w] = 1$. Call $K$ enough when $\mathrm{Var}(\bar w)/\mathbb E[\bar w]^2 = 1$. Here $\bar w$ is the average of $K$ weights: those of one image for the mended bound, those that the given code averages for the other. Return a tuple of two numbers, not rounded to whole ones. `s` is a float, `N` a whole number.
 """
 
 
@@ -62,7 +62,7 @@ Exchange two samples of *one* image, and leave the other images alone. Is there 
 
 # %% hint
 r"""
-The given code takes the data set for one observation, and its $N$ codes for one code: a weight is the product of $N$ weights, and has as many chances as there are samples to be large in all of them at once.
+The given code takes the data set for one observation, and its $N$ codes for one code: a weight is the product of $N$ weights. It is large only if one sample is good for all images at once, and there are only $K$ tries.
 """
 
 # %% hint
@@ -113,28 +113,31 @@ def test_one_image(answer, rng):
 
 
 def test_needed(answer, rng):
-    """s = 1 and one image, or ten."""
+    """s = 1/2 and one image, or ten."""
+    one = math.expm1(0.25)
     for N in (1, 10):
-        found = answer.needed(1.0, N)
+        found = answer.needed(0.5, N)
         expect.that(
             isinstance(found, (tuple, list)) and len(found) == 2,
-            "`needed` should return two numbers, for the mended and for the given function.",
+            "`needed` should return a tuple of two numbers, (mended, given).",
         )
         expect.close(
-            found[0], math.e - 1, "The samples that the mended bound needs at s = 1",
+            found[0], one, "The samples that the mended bound needs at s = 1/2",
             mistakes={
-                "this is E[w²]; the variance has the squared mean taken away": math.e,
-                "this is Var(log w); the variance of w is asked for": 1.0,
+                "this is E[w²]; the variance has the squared mean taken away": one + 1,
+                "this is Var(log w); the variance of w is asked for": 0.25,
+                "s is the standard deviation of log w, its variance is s²": math.expm1(0.5),
             },
         )  # fmt: skip
     expect.close(
-        found[1], math.exp(10) - 1, "The samples that the given bound needs at s = 1, N = 10",
+        found[1], math.expm1(2.5), "The samples that the given bound needs at s = 1/2, N = 10",
         mistakes={
             "this is ten times those of one image; a product's relative variance does not add up":
-                10 * (math.e - 1),
+                10 * one,
             "this is the relative variance of one image, to the tenth power; take the 1 away last":
-                (math.e - 1) ** 10,
-            "the standard deviation of the sum is √N s; square it": math.exp(100) - 1,
+                one**10,
+            "the variances of independent variables add up to N s², not (N s)²":
+                math.expm1(25.0),
         },
     )  # fmt: skip
 
@@ -181,7 +184,7 @@ def test_any_needed(answer, rng):
         found = answer.needed(s, N)
         expect.that(
             isinstance(found, (tuple, list)) and len(found) == 2,
-            "`needed` should return two numbers.",
+            "`needed` should return a tuple of two numbers, (mended, given).",
         )
         # Moments of a normal logarithm, by summing over a grid.
         z = torch.linspace(-12, 12, 4001, dtype=torch.float64)

@@ -19,10 +19,10 @@ from torch import Tensor
 r"""
 $L_K$ of (8.2) is a biased estimate of $\log p(x)$. For weights with enough moments its bias falls like $1/K$, and what falls in a known way can be taken away.
 
-> **Predict first.** A bias of $-c/K$, and the same samples with one of them left out: which combination of $L_K$ and $L_{K-1}$ has no $1/K$ in it? Is it still a bound?
+> **Predict first.** $L_K$ has the bias $-c/K$. Leave one sample out, and $L_{K-1}$ has $-c/(K-1)$. Which combination of both has no such term? Is it still a bound?
 
 1. `leading(rho, K)`: the leading term of $\mathbb E[L_K] - \log p(x)$, with $\rho = \mathrm{Var}(w)/p(x)^2$.
-2. `jackknife(log_w)`: that combination, from logarithms of weights `[K, N]`, for each of $N$ images, `[N]`. For $L_{K-1}$ take the average over all ways of leaving one sample out, so that every sample counts alike. The bias must fall like $1/K^2$. For one sample there is nothing to leave out: raise a `ValueError`. Logarithms may lie anywhere, and one weight may outweigh the others by any factor.
+2. `jackknife(log_w)`: that combination, from logarithms of weights `[K, N]`, for each of $N$ images, `[N]`. For $L_{K-1}$ take the average over all ways of leaving one sample out, so that every sample counts alike. The bias must fall like $1/K^2$. For one sample there is nothing to leave out: raise a `ValueError`. Logarithms are finite and may lie anywhere, and one weight may outweigh the others by any factor.
 3. `is_bound`: what is the mean of `jackknife`? `"a lower bound"` of $\log p(x)$ for all weights, `"an upper bound"`, or `"no bound"`.
 """
 
@@ -70,7 +70,7 @@ To take the own weight out of a sum by a difference, $\log(e^a-e^b)$, keeps no d
 
 # %% hint
 r"""
-For the last question: a weight that is sometimes tiny and never huge, two samples, and all four outcomes. Or the next term of the expansion, whose sign is not always the same.
+For the last question: a weight is 1 with probability 0.9 and else 0.001. Sum over the four outcomes of two samples. Then exchange the two probabilities. (With equal ones the bias is 0 by accident.)
 """
 
 # %% visible
@@ -110,16 +110,17 @@ def test_leading(answer, rng):
 
 def test_two(answer, rng):
     """Two samples, written out."""
-    log_w = torch.tensor([[0.0], [2.0]])
-    whole = torch.tensor([(1 + math.exp(2)) / 2]).log()
+    log_w = torch.tensor([[1.0], [3.0]])
+    whole = log_w.logsumexp(0) - math.log(2)
     expect.close(
-        answer.jackknife(log_w), 2 * whole - 1.0, "The estimate of two weights, 1 and e²",
+        answer.jackknife(log_w), 2 * whole - 2, "The estimate of two weights, e and e³",
         mistakes={
             "this is L_2 itself": whole,
-            "this is the mean of L_1 over the ways of leaving one out": torch.tensor([1.0]),
-            "this is 2 L_2 less the sum over the ways of leaving one out; take their mean":
-                2 * whole - 2.0,
-            "only one of the two samples was left out": 2 * whole,
+            "this is the mean of L_1 over the ways of leaving one out": torch.tensor([2.0]),
+            "the ways of leaving one out are summed; take their mean": 2 * whole - 4,
+            "only the first sample was left out; average over both ways": 2 * whole - 3,
+            "only the last sample was left out; average over both ways": 2 * whole - 1,
+            "nothing of L_1 is taken away": 2 * whole,
         },
     )  # fmt: skip
 
@@ -132,7 +133,7 @@ def test_bias(answer, rng):
     bound = mean_over_outcomes(plain, 8, 0.5, 1.0, 3.0) - truth
     expect.that(
         abs(found) < abs(bound) / 3,
-        "The bias of the estimate is no third of that of the bound.",
+        "The bias of the estimate is more than a third of the bound's.",
         f"{found:.5f} beside {bound:.5f}",
     )
 
@@ -151,10 +152,10 @@ def test_one(answer, rng):
 
 def test_word(answer, rng):
     """The word is one of three."""
-    expect.equal(
-        answer.is_bound if answer.is_bound in OPTIONS else None, answer.is_bound,
-        "`is_bound`", options=OPTIONS,
-    )  # fmt: skip
+    expect.that(
+        answer.is_bound in OPTIONS,
+        f"`is_bound` should be one of {', '.join(map(repr, OPTIONS))}.",
+    )
 
 
 # %% hidden
@@ -257,6 +258,10 @@ def test_no_bound(answer, rng):
     expect.equal(
         answer.is_bound, "no bound" if len(sides) == 2 else "a bound", "`is_bound`",
         options=OPTIONS,
+        mistakes={
+            "for a weight that is rarely tiny the mean lies above log p(x)": "a lower bound",
+            "for a weight that is rarely large the mean lies below log p(x)": "an upper bound",
+        },
     )  # fmt: skip
 
 
@@ -354,12 +359,12 @@ is_bound = "no bound"
 r"""
 $\log(1+\delta) = \delta-\delta^2/2+\dots$ and $\mathrm{Var}(\delta) = \rho/K$: the leading bias is $-\rho/(2K)$. The combination without $1/K$ is $KL_K-(K-1)L_{K-1}$, with $L_{K-1}$ averaged over the $K$ ways of leaving one out: the jackknife (for this bound, Nowozin, 2018, *Debiasing Evidence Approximations*). It adds $K-1$ times the difference that one sample makes, which is small if weights are alike and huge if one of them is all there is.
 
-That is the price: the estimate is noisier, and its mean is no bound. The next term of the bias has either sign, positive for weights of a symmetric law, negative where a weight is rarely somewhat larger than the others. A model chosen by the highest estimate may be the one whose weights are worst. To *compare* models by a number that errs on one side only, keep the bound.
+That is the price: the estimate is noisier, and its mean is no bound. What is left of the bias, about $(\frac34\rho^2-\frac13\mu_3)/K^2$ with $\mu_3 = \mathbb E[(w/p(x)-1)^3]$, has either sign: positive for weights of a symmetric law, negative where a weight is rarely somewhat larger than the others. A model chosen by the highest estimate may be the one whose weights are worst. To *compare* models by a number that errs on one side only, keep the bound.
 
 To add an estimate of the leading bias, $\hat\rho/(2K)$, removes the $1/K$ as well; it is another estimate than the one that is asked for.
 """
 
 # %% rubric
 r"""
-Two points for the leading bias, three for any weights, two for the order of the bias, one for refusing one sample, one for the word.
+Two points for the leading bias, three for any weights, two for the order of the bias, one for refusing one sample, one for the word; the last two only with a right estimate.
 """

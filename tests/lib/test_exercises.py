@@ -36,6 +36,8 @@ def test_a_known_mistake_gets_its_sentence():
 def test_an_unknown_mistake_gets_the_place_that_is_furthest_off():
     found = message(expect.close, torch.tensor([1.0, 5.0]), torch.tensor([1.0, 2.0]), "z")
     assert found.message == "z is not right yet." and found.detail.endswith("expected 2 at (1,)")
+    value, right = torch.tensor([-math.inf, 5.0]), torch.tensor([-math.inf, 2.0])
+    assert message(expect.close, value, right, "z").detail == "yours 5, expected 2 at (1,)"
 
 
 @pytest.mark.parametrize(

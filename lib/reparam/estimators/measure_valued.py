@@ -112,8 +112,7 @@ class MeasureValued:
         with torch.no_grad():
             found = _values_replaced(f, z, replacements, distribution) if replacements else ()
         replaced = iter(found)  # none, of a variable with one class
-        base = innermost(distribution)
-        own = beside(values.detach(), 1 + len(base.batch_shape))
+        own = values.detach()
         estimate = values.mean(0)
         for slope in slopes:
             pairs = [(weight, next(replaced)) for weight in slope.weights]

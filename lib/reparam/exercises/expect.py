@@ -290,7 +290,8 @@ def _difference(value, right, error=None):
     """The first number that is furthest off, yours and the expected one."""
     if not right.numel():
         return ""
-    at = int((value - right).abs().flatten().argmax())
+    apart = torch.where(value == right, 0.0, (value - right).abs())  # infinities are alike
+    at = int(apart.flatten().argmax())
     place = f" at {tuple(int(i) for i in torch.unravel_index(torch.tensor(at), right.shape))}"
     band = "" if error is None else f" ± {error.flatten()[at]:.1g}"
     where = place if right.dim() else ""

@@ -300,6 +300,24 @@ def test_a_single_categorical_or_bernoulli_variable_has_no_variance():
         assert theta.grad.item() == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("family", [Categorical, OneHotCategorical])
+def test_a_class_of_probability_zero_has_a_slope_by_its_probability_and_none_by_its_logit(family):
+    """By the probability, `f(k) - E[f]`, which needs `f` where no sample goes; by the logit, 0."""
+    heights = T([1.0, 4.0, -5.0])
+
+    def f(z):
+        return heights.detach()[z.argmax(-1) if family is OneHotCategorical else z]
+
+    probs, logits = T([0.25, 0.75, 0.0]), T([0.0, math.log(3), -math.inf])
+    for parameter, distribution, expected in (
+        (probs, family(probs=probs), heights - 3.25),
+        (logits, family(logits=logits), T([0.25, 0.75, 0.0]) * (heights - 3.25)),
+    ):
+        estimate = MeasureValued()(f, distribution, num_samples=3)
+        (slope,) = torch.autograd.grad(estimate, parameter)
+        torch.testing.assert_close(slope, expected.detach())
+
+
 def test_one_class_has_nothing_to_replace():
     logits = T([[0.3], [0.7]])
     value = MeasureValued()(lambda k: 2.0 + k, Categorical(logits=logits), num_samples=3)

@@ -16,8 +16,9 @@ def test_gap(answer, rng):
         "The gap at r = 1/2 and r = 2, d = 1",
         mistakes={
             "this is KL(p, q); the gap is that of q from the true posterior": other,
-            "half of it is missing or too much: look at the factor 1/2 of a Gaussian's KL":
+            "this is twice the gap: a Gaussian's KL has a factor 1/2":
                 torch.tensor([0.636294, 1.613706]),
+            "log σ² is 2 log σ": (r**2 - 1 - torch.log(r)) / 2,
             "the variances have the ratio r**2, not r": (r - 1 - torch.log(r)) / 2,
         },
     )  # fmt: skip
@@ -32,7 +33,8 @@ def test_variance(answer, rng):
         mistakes={
             "this is the second moment; the variance has the squared mean taken away":
                 torch.tensor([1.0, 4 / math.sqrt(7)]),
-            "this is the standard deviation's share: do not take a root":
+            "this is the standard deviation over the mean; the variance over the squared mean "
+            "is asked for":
                 torch.tensor([0.0, math.sqrt(4 / math.sqrt(7) - 1)]),
         },
     )  # fmt: skip

@@ -17,7 +17,7 @@ def in_pieces(answer, log_w, sizes):
     found = answer.read(state)
     expect.that(
         isinstance(found, (tuple, list)) and len(found) == 2,
-        "`read` should return two tensors, the bound and the effective number.",
+        "`read` should return a tuple of two tensors, (bound, effective).",
     )
     return found, largest
 
@@ -27,7 +27,7 @@ def held(state):
     expect.that(
         isinstance(state, (tuple, list))
         and all(isinstance(part, torch.Tensor) for part in state),
-        "A state should be a tuple of tensors.",
+        "A state should be a tuple of tensors, the count included.",
     )
     return sum(part.numel() for part in state)
 
@@ -85,7 +85,7 @@ def test_two_pieces(answer, rng):
 
 
 def test_scale(answer, rng):
-    """Weights that are no numbers of the computer any more."""
+    """Weights too large or too small for a float."""
     for shift in (-5000.0, 5000.0):
         (bound, effective), _ = in_pieces(answer, LOGS + shift, [2, 3])
         expect.that(
@@ -103,16 +103,32 @@ def test_scale(answer, rng):
 
 
 def test_nothing(answer, rng):
-    """An image whose weights are all 0, beside one that has some."""
+    """An image whose weights are all 0, beside one that has some, and an empty piece."""
     nothing = torch.full((2, 2), -torch.inf)
     (bound, effective), _ = in_pieces(
-        answer, torch.cat([nothing, torch.tensor([[0.0, -torch.inf]])]), [2, 1]
+        answer, torch.cat([nothing, torch.tensor([[0.0, -torch.inf]])]), [2, 0, 1]
     )
     expect.close(
-        bound, torch.tensor([-math.log(3), -torch.inf]), "The bounds of a weight of 1 and of none"
-    )  # fmt: skip
+        bound,
+        torch.tensor([-math.log(3), -torch.inf]),
+        "The bound, with weights of 0,",
+    )
     expect.close(
-        effective, torch.tensor([1.0, 0.0]), "The effective numbers of both"
+        effective,
+        torch.tensor([1.0, 0.0]),
+        "The effective number, with weights of 0,",
+    )
+
+
+def test_old_state(answer, rng):
+    """An old state stays what it was."""
+    early = answer.merge(answer.start(2), LOGS[:3])
+    held(early)
+    before = [part.clone() for part in early]
+    answer.merge(early, LOGS[3:])
+    expect.that(
+        all(torch.equal(a, b) for a, b in zip(before, early, strict=True)),
+        "`merge` changes the state that it is given.",
     )
 
 TITLE = 'A bound in pieces'

@@ -42,28 +42,31 @@ def test_one_image(answer, rng):
 
 
 def test_needed(answer, rng):
-    """s = 1 and one image, or ten."""
+    """s = 1/2 and one image, or ten."""
+    one = math.expm1(0.25)
     for N in (1, 10):
-        found = answer.needed(1.0, N)
+        found = answer.needed(0.5, N)
         expect.that(
             isinstance(found, (tuple, list)) and len(found) == 2,
-            "`needed` should return two numbers, for the mended and for the given function.",
+            "`needed` should return a tuple of two numbers, (mended, given).",
         )
         expect.close(
-            found[0], math.e - 1, "The samples that the mended bound needs at s = 1",
+            found[0], one, "The samples that the mended bound needs at s = 1/2",
             mistakes={
-                "this is E[w²]; the variance has the squared mean taken away": math.e,
-                "this is Var(log w); the variance of w is asked for": 1.0,
+                "this is E[w²]; the variance has the squared mean taken away": one + 1,
+                "this is Var(log w); the variance of w is asked for": 0.25,
+                "s is the standard deviation of log w, its variance is s²": math.expm1(0.5),
             },
         )  # fmt: skip
     expect.close(
-        found[1], math.exp(10) - 1, "The samples that the given bound needs at s = 1, N = 10",
+        found[1], math.expm1(2.5), "The samples that the given bound needs at s = 1/2, N = 10",
         mistakes={
             "this is ten times those of one image; a product's relative variance does not add up":
-                10 * (math.e - 1),
+                10 * one,
             "this is the relative variance of one image, to the tenth power; take the 1 away last":
-                (math.e - 1) ** 10,
-            "the standard deviation of the sum is √N s; square it": math.exp(100) - 1,
+                one**10,
+            "the variances of independent variables add up to N s², not (N s)²":
+                math.expm1(25.0),
         },
     )  # fmt: skip
 

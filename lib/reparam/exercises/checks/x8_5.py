@@ -36,16 +36,17 @@ def test_leading(answer, rng):
 
 def test_two(answer, rng):
     """Two samples, written out."""
-    log_w = torch.tensor([[0.0], [2.0]])
-    whole = torch.tensor([(1 + math.exp(2)) / 2]).log()
+    log_w = torch.tensor([[1.0], [3.0]])
+    whole = log_w.logsumexp(0) - math.log(2)
     expect.close(
-        answer.jackknife(log_w), 2 * whole - 1.0, "The estimate of two weights, 1 and e²",
+        answer.jackknife(log_w), 2 * whole - 2, "The estimate of two weights, e and e³",
         mistakes={
             "this is L_2 itself": whole,
-            "this is the mean of L_1 over the ways of leaving one out": torch.tensor([1.0]),
-            "this is 2 L_2 less the sum over the ways of leaving one out; take their mean":
-                2 * whole - 2.0,
-            "only one of the two samples was left out": 2 * whole,
+            "this is the mean of L_1 over the ways of leaving one out": torch.tensor([2.0]),
+            "the ways of leaving one out are summed; take their mean": 2 * whole - 4,
+            "only the first sample was left out; average over both ways": 2 * whole - 3,
+            "only the last sample was left out; average over both ways": 2 * whole - 1,
+            "nothing of L_1 is taken away": 2 * whole,
         },
     )  # fmt: skip
 
@@ -58,7 +59,7 @@ def test_bias(answer, rng):
     bound = mean_over_outcomes(plain, 8, 0.5, 1.0, 3.0) - truth
     expect.that(
         abs(found) < abs(bound) / 3,
-        "The bias of the estimate is no third of that of the bound.",
+        "The bias of the estimate is more than a third of the bound's.",
         f"{found:.5f} beside {bound:.5f}",
     )
 
@@ -77,10 +78,10 @@ def test_one(answer, rng):
 
 def test_word(answer, rng):
     """The word is one of three."""
-    expect.equal(
-        answer.is_bound if answer.is_bound in OPTIONS else None, answer.is_bound,
-        "`is_bound`", options=OPTIONS,
-    )  # fmt: skip
+    expect.that(
+        answer.is_bound in OPTIONS,
+        f"`is_bound` should be one of {', '.join(map(repr, OPTIONS))}.",
+    )
 
 TITLE = 'A bound without its bias'
 GIVEN = {}
