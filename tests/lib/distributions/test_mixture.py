@@ -110,14 +110,17 @@ def exact_slopes(family, z, logits, loc, scale):
     ],
     ids=str,
 )
-def test_every_slope_as_far_out_as_anyone_looks(monkeypatch, family, dtype, reach, close):
+@pytest.mark.parametrize("shift", [0.0, 5.0, -5.0])
+def test_every_slope_as_far_out_as_anyone_looks(monkeypatch, family, dtype, reach, close, shift):
     """To 30 standard deviations (densities of 1e-196, in float32 too), relatively, in both tails.
 
     The slope in a weight is relative to the largest of the three: they add up to 0.
     """
     z = torch.tensor([-1.0, -0.3, -0.1, -0.01, 0.0, 0.02, 0.1, 0.3, 1.0], dtype=dtype) * reach
+    z += shift
     at(monkeypatch, z)
-    leaves = [T([p] * len(z), dtype) for p in (LOGITS, LOC, SCALE)]
+    loc = [place + shift for place in LOC]
+    leaves = [T([p] * len(z), dtype) for p in (LOGITS, loc, SCALE)]
     path = mixture(*leaves, family).rsample()
     assert torch.equal(path.detach(), z)
     slopes = torch.autograd.grad(path.sum(), leaves)
@@ -317,6 +320,7 @@ def test_shapes():
     assert q.rsample((0,)).shape == q.log_prob(torch.zeros(0, 3)).shape == (0, 3)
     assert q.rsample((4, 5)).shape == q.log_prob(torch.zeros(4, 5, 3)).shape == (4, 5, 3)
     assert q.expand((7, 3)).rsample((2,)).shape == (2, 7, 3)
+    assert mixture(torch.zeros(1), torch.zeros(3, 1), torch.ones(1)).rsample((0,)).shape == (0, 3)
     wide = mixture(torch.zeros(5, 1, 2), torch.zeros(3, 2), torch.ones(2))
     assert wide.batch_shape == wide.rsample().shape == (5, 3)
     q = vectors(torch.zeros(2), torch.zeros(2, 4), torch.ones(2, 4))
