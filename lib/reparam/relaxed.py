@@ -221,7 +221,6 @@ def relaxed_logit_log_prob(x: Tensor, logits: Tensor, temperature: float | Tenso
     >>> relaxed_logit_log_prob(torch.tensor(0.0), torch.tensor(0.0))  # the logistic's 1/4
     tensor(-1.3863)
     """
-    check_float(logits=logits)
     _check_point("x", x, logits)
     temperature = _fitting(temperature, logits)
     d = _wide(logits) - temperature * _wide(x)

@@ -44,7 +44,7 @@ def given_noise(monkeypatch, name, noise):
 # --- formulas ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.3, torch.tensor([[0.5], [2.0]])], ids=str)
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.3, torch.tensor([[0.5], [2.0]])], ids=str)
 def test_gumbel_softmax_by_its_formula(monkeypatch, temperature, device):
     logits = torch.tensor([[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]], dtype=F64, device=device)
     noise = torch.tensor([[0.3, -0.4, 2.0], [-1.0, 0.2, 4.0]], dtype=F64)
@@ -55,7 +55,7 @@ def test_gumbel_softmax_by_its_formula(monkeypatch, temperature, device):
     torch.testing.assert_close(gumbel_softmax(logits, temperature), powers / powers.sum(-1, True))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.3, torch.tensor([0.5, 2.0, 1.0])], ids=str)
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.3, torch.tensor([0.5, 2.0, 1.0])], ids=str)
 def test_relaxed_bernoulli_by_its_formula(monkeypatch, temperature, device):
     logits = torch.tensor([[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]], dtype=F64, device=device)
     noise = torch.tensor([[0.3, -0.4, 2.0], [-1.0, 0.2, 4.0]], dtype=F64)
@@ -105,6 +105,30 @@ def test_defaults(sampler):
         samples.append(sampler(torch.zeros(4, 3), *arguments))
     assert torch.equal(*samples)
     assert ((samples[0] > 0) & (samples[0] < 1)).all()
+
+
+def test_defaults_in_log_space():
+    logits = torch.randn(4, 3)
+    for sampler, log_prob in (
+        (log_gumbel_softmax, log_gumbel_softmax_log_prob),
+        (relaxed_logit, relaxed_logit_log_prob),
+    ):
+        samples = []
+        for arguments in ((), (1.0,)):
+            torch.manual_seed(1)
+            samples.append(sampler(logits, *arguments))
+        assert torch.equal(*samples)
+        assert torch.equal(log_prob(samples[0], logits), log_prob(samples[0], logits, 1.0))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, torch.tensor([0.5, 4.0])], ids=str)
+def test_what_estimators_soften_with(temperature):
+    """The same for noise that is there already."""
+    z = torch.tensor([[0.3, -4.0], [8.0, 0.0]])
+    torch.testing.assert_close(relaxed._binary_softened(z, temperature), (z / temperature).sigmoid())
+    torch.testing.assert_close(
+        relaxed._one_hot_softened(z, temperature), (z / temperature).softmax(-1)
+    )
 
 
 # --- every dtype, and the tails -------------------------------------------------------------------
@@ -185,7 +209,7 @@ def test_the_slope_of_a_relaxed_bit_lives_where_torch_has_none(monkeypatch):
 # --- in log space ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.3, torch.tensor([[0.5], [2.0]])], ids=str)
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.3, torch.tensor([[0.5], [2.0]])], ids=str)
 def test_log_samples_are_logarithms_of_samples(temperature, device):
     logits = torch.randn(2, 5, dtype=F64, device=device)
     if isinstance(temperature, torch.Tensor):
@@ -324,8 +348,11 @@ def test_temperatures_in_batches():
     torch.testing.assert_close(
         relaxed_logit_log_prob(x, logits, tau)[2], relaxed_logit_log_prob(x[2], logits[2], tau[2])
     )
-    one = log_gumbel_softmax_log_prob(log_y, logits, torch.tensor(0.5))
-    torch.testing.assert_close(one, log_gumbel_softmax_log_prob(log_y, logits, 0.5))
+    for one in (torch.tensor(0.5), torch.tensor([0.5])):
+        found = log_gumbel_softmax_log_prob(log_y, logits, one)
+        torch.testing.assert_close(found, log_gumbel_softmax_log_prob(log_y, logits, 0.5))
+    apart = log_gumbel_softmax_log_prob(log_y.view(5, 1, 3), logits.view(5, 1, 3), tau[:, None])
+    torch.testing.assert_close(apart, log_prob.view(5, 1))
 
 
 def test_log_space_derivatives_of_first_and_second_order():
@@ -606,6 +633,15 @@ MASKED = torch.tensor([[0.0, -math.inf], [-math.inf, -math.inf]])  # of all clas
             "x must fit logits",
         ),
         (lambda: relaxed_logit_log_prob(0.0, torch.zeros(2)), TypeError, "x must be a tensor"),
+        (lambda: relaxed_logit_log_prob(torch.zeros(2), 0.0), TypeError, "logits must be a tensor"),
+        (
+            lambda: log_gumbel_softmax_log_prob(torch.tensor(0.0), torch.tensor(0.0)),
+            ValueError,
+            "use relaxed_bernoulli",
+        ),
+        (lambda: logistic_given([0.0], torch.zeros(2)), TypeError, "b must be a tensor"),
+        (lambda: logistic_given(ONE_HOT, 0.0), TypeError, "logits must be a tensor"),
+        (lambda: gumbel_given(ONE_HOT, ONE_HOT * math.nan), ValueError, "logits holds NaN"),
         (lambda: relaxed_bernoulli(torch.zeros(2), 0), ValueError, "positive and finite"),
         (lambda: relaxed_bernoulli(torch.zeros(2), torch.ones(3)), ValueError, "does not broadc"),
         (lambda: relaxed_bernoulli(torch.tensor(math.nan)), ValueError, "logits holds NaN"),
