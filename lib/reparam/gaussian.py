@@ -426,7 +426,7 @@ def _check_low_rank(mu: Tensor, factor: Tensor, log_diagonal: Tensor) -> None:
     check_finite(mu=mu, factor=factor, log_diagonal=log_diagonal)
     check_alike(mu=mu, factor=factor, log_diagonal=log_diagonal)
     check_same_shape(mu=mu, log_diagonal=log_diagonal)
-    if mu.ndim == 0 or factor.ndim == 0 or factor.shape[:-1] != mu.shape:
+    if mu.ndim == 0 or factor.shape[:-1] != mu.shape:
         raise ValueError(
             "factor must have one matrix of D rows for each mean: for mu of shape "
             f"{tuple(mu.shape)} shape {(*mu.shape, 'R')}, got {tuple(factor.shape)}"

@@ -250,11 +250,12 @@ def test_sixteen_bits_round_the_finished_sample_only(dtype):
 # --- low rank ------------------------------------------------------------------------------------
 
 
-def test_low_rank_sample_is_torchs_of_the_same_noise():
+@pytest.mark.parametrize("D", [1, 4])
+def test_low_rank_sample_is_torchs_of_the_same_noise(D):
     """torch's sampler draws in the same order, and has gradients by the same formula."""
-    mu, s = torch.randn(2, 5, 4, dtype=F64).unbind()
-    W = torch.randn(5, 4, 2, dtype=F64)
-    weight, samples, slopes = torch.randn(5, 4, dtype=F64), [], []
+    mu, s = torch.randn(2, 5, D, dtype=F64).unbind()
+    W = torch.randn(5, D, 2, dtype=F64)
+    weight, samples, slopes = torch.randn(5, D, dtype=F64), [], []
     for sampler in (
         reparameterize_low_rank_gaussian,
         lambda mu, W, s: LowRankMultivariateNormal(mu, W, s.exp()).rsample(),
@@ -286,7 +287,7 @@ def test_low_rank_law():
 # --- a Cholesky factor of free numbers -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("D", [1, 2, 3, 7])
+@pytest.mark.parametrize("D", [1, 2, 3, 7, 16])
 @each_dtype
 def test_cholesky_factor(D, dtype):
     """Zeros give the identity; else each number stands at its place, the diagonal bounded."""
@@ -724,6 +725,7 @@ def test_bad_full_covariance(function, mu, L, error, says):
     ("mu", "factor", "log_diagonal", "error", "says"),
     [
         (ones(2), ones(2), ones(2), ValueError, r"shape \(2, 'R'\), got \(2,\)"),
+        (ones(2), ones(()), ones(2), ValueError, r"shape \(2, 'R'\), got \(\)"),
         (ones(2), ones(3, 1), ones(2), ValueError, r"shape \(2, 'R'\), got \(3, 1\)"),
         (ones(5, 2), ones(2, 1), ones(5, 2), ValueError, "one matrix of D rows for each mean"),
         (ones(()), ones(1), ones(()), ValueError, "one matrix of D rows for each mean"),
@@ -746,6 +748,17 @@ def test_a_diagonal_that_drowns_beside_its_factor(factor):
     """Where LAPACK raises an error of its own, or nothing is said at all."""
     with pytest.raises(ValueError, match=r"factor must not be .* down to -10000: pass it through"):
         low_rank_kl(ones(2), factor, -1e4 * ones(2))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_where_a_diagonal_begins_to_drown(sign):
+    """At a hundredth of the largest ratio that float64 can add 1 to."""
+    zero, ratio = torch.zeros(1, dtype=F64), 0.01 / torch.finfo(F64).eps
+    below, above = (torch.tensor([[sign * k * ratio]], dtype=F64) for k in (0.9, 1.1))
+    square = below.item() ** 2
+    assert low_rank_kl(zero, below, zero).item() == (square - math.log(square)) / 2
+    with pytest.raises(ValueError, match=r"times exp\(log_diagonal / 2\), got 4.9\d*e\+13 times"):
+        low_rank_kl(zero, above, zero)
 
 
 def test_a_generator_is_not_taken_for_the_flag_before_it():

@@ -125,7 +125,9 @@ def test_defaults_in_log_space():
 def test_what_estimators_soften_with(temperature):
     """The same for noise that is there already."""
     z = torch.tensor([[0.3, -4.0], [8.0, 0.0]])
-    torch.testing.assert_close(relaxed._binary_softened(z, temperature), (z / temperature).sigmoid())
+    torch.testing.assert_close(
+        relaxed._binary_softened(z, temperature), (z / temperature).sigmoid()
+    )
     torch.testing.assert_close(
         relaxed._one_hot_softened(z, temperature), (z / temperature).softmax(-1)
     )
