@@ -116,7 +116,7 @@ SWAPS = {
 }  # fmt: skip
 COMMUTATIVE = (
     "promote_types", "broadcast_shapes", "joint_shape", "maximum", "minimum", "logaddexp", "max",
-    "min", "dot", "addcmul_",
+    "min", "dot", "addcmul_", "equal",
 )  # fmt: skip
 DROPPED_CALLS = ("detach", "clamp", "clamp_", "abs", "clone", "requires_grad_", "neg_", "sqrt")
 

@@ -1,6 +1,8 @@
 """The table of distributions says what each one does, and what is not known shows up in it."""
 
+import dataclasses
 import importlib
+import warnings
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.distributions import Distribution, Normal, constraints
 
 import reparam.distributions
 from reparam.distributions import survey
+from reparam.distributions.survey import _is_monotone
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,30 @@ def test_how_each_is_reparameterized(table, name, path):
     assert table[name].path == path
 
 
+def test_torchs_come_first_by_name_and_ours_after_them(table):
+    names = [row.name for row in table.rows]
+    first_of_ours = min(at for at, name in enumerate(names) if name.endswith("(reparam)"))
+    assert names[:first_of_ours] == sorted(names[:first_of_ours])
+    assert all(name.endswith("(reparam)") for name in names[first_of_ours:])
+
+
+def test_values(table):
+    assert table["Poisson"].values == table["OneHotCategoricalStraightThrough"].values == "discrete"
+    assert table["Normal"].values == table["LKJCholesky"].values == "continuous"
+
+
+def test_nobody_can_change_it(table):
+    for thing, name in ((table, "rows"), (table["Normal"], "path")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(thing, name, ())
+
+
+def test_it_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        survey()
+
+
 def test_sources_parameters_and_second_derivatives(table):
     assert table["Weibull"].source == "Exponential → Power → Affine"
     assert table["StudentT"].source == "Gaussian, gamma"
@@ -118,6 +145,11 @@ def test_wishart_cannot_be_differentiated_for_several_samples(table):
 def test_what_reparam_has_instead_exists(table):
     assert table["VonMises"].instead == ("reparam.distributions.VonMises",)
     assert table["MixtureSameFamily"].instead == ("reparam.distributions.Mixture",)
+    assert table["Poisson"].instead == ("reparam.estimators.MeasureValued",)
+    for name in ("Bernoulli", "Categorical", "OneHotCategorical", "Binomial"):
+        assert table[name].instead == ("reparam.relaxed", "reparam.estimators")
+    for name in ("Geometric", "Multinomial", "LKJCholesky"):
+        assert table[name].instead == ("reparam.estimators.ScoreFunction",)
     for row in table.rows:
         assert bool(row.instead) == (row.path == "none")
         for name in row.instead:
@@ -136,6 +168,40 @@ class Shifted(Normal):
 
     def rsample(self, sample_shape=()):
         return super().rsample(sample_shape) - (self.loc - self.loc.detach())
+
+
+class Forgetful(Normal):
+    """A parameter that the samples have nothing of."""
+
+    def rsample(self, sample_shape=()):
+        return self.scale * torch.randn(sample_shape, dtype=self.scale.dtype)
+
+
+class Cubed(Normal):
+    """A monotone function of one uniform draw, which is overwritten afterwards."""
+
+    def rsample(self, sample_shape=()):
+        u = torch.rand(sample_shape, dtype=self.scale.dtype)
+        z = self.loc + self.scale * u**3
+        u.zero_()
+        return z
+
+
+class OfTwo(Normal):
+    """Monotone in the first of two uniform draws, as good as, and so no inverse CDF."""
+
+    def rsample(self, sample_shape=()):
+        u = torch.rand(sample_shape, dtype=self.scale.dtype)
+        v = torch.rand_like(u)
+        return self.loc + self.scale * (u**3 + 1e-12 * v**2)
+
+
+class Twins(Normal):
+    """Two numbers of one uniform draw."""
+
+    def rsample(self, sample_shape=()):
+        u = torch.rand(sample_shape, dtype=self.scale.dtype)
+        return torch.stack([self.loc + self.scale * u**3, u**2], -1)
 
 
 class Odd(Distribution):
@@ -161,10 +227,46 @@ def test_a_new_distribution_shows_up(monkeypatch):
     assert "not known how to" in str(table) and "scale; not loc" in str(table)
 
 
+@pytest.mark.parametrize(
+    ("kind", "path", "reached", "missed"),
+    [
+        (Forgetful, "location-scale", ("scale",), ("loc",)),
+        (Cubed, "inverse CDF", ("loc", "scale"), ()),
+        (OfTwo, "transformation", ("loc", "scale"), ()),
+        (Twins, "transformation", ("loc", "scale"), ()),
+    ],
+)
+def test_what_tells_the_paths_of_new_ones_apart(monkeypatch, kind, path, reached, missed):
+    monkeypatch.setattr(distributions, kind.__name__, kind, raising=False)
+    row = survey()[kind.__name__]
+    assert (row.path, row.reached, row.missed) == (path, reached, missed)
+
+
+def test_monotone_up_or_down_in_each_column():
+    noise = torch.tensor([[0.3, 0.9], [0.1, 0.2], [0.2, 0.5], [0.4, 0.1]])
+    up, down = noise**2, 1 / noise
+    for z in (
+        up,
+        down,
+        torch.stack([up[:, 0], down[:, 1]], 1),
+        up.mul(5).round(),
+        -up.mul(5).round(),
+    ):
+        assert _is_monotone(z, noise)
+    for column in (0, 1):
+        bent = up.clone()
+        bent[:, column] = (noise[:, column] - 0.25).abs()
+        assert not _is_monotone(bent, noise)
+
+
 def test_text_and_page(table):
     lines = str(table).splitlines()
     assert max(map(len, lines)) <= 82
     assert lines[0].split() == ["distribution", "values", "path", "from", "gradients", "reach"]
+    words = " ".join(str(table).split())
+    assert "LowRankMultivariate continuous location-scale Gaussian loc, cov_factor, Normal" in words
+    assert "TransformedDistribution continuous" in words, "it fits its column just so"
+    assert "RelaxedOneHot continuous" in words and "gamma df (once)" in words
     page = table._repr_html_()
     assert page.count("<tr>") == len(table.rows) + 1
     assert "<td>OneHotCategoricalStraightThrough</td>" in page
