@@ -358,6 +358,27 @@ def test_a_baseline_broadcasts_and_is_a_constant():
     assert torch.equal(slopes[0], slopes[2])
 
 
+def test_a_baseline_sees_values_without_a_graph():
+    seen, w = [], T(1.5)
+
+    def baseline(values):
+        seen.append(values)
+        return values.new_zeros(())
+
+    ScoreFunction(baseline)(lambda b: w * b, Bernoulli(logits=T([0.3])), 4)
+    assert not seen[0].requires_grad
+
+
+def test_no_gradient_of_a_prediction_reaches_its_input():
+    x = torch.ones(3, 2, requires_grad=True)
+    for learned in (Learned(nn.Linear(2, 1)), NVIL(nn.Linear(2, 1))):
+        b = learned.predict(x)
+        to_x, to_weight = torch.autograd.grad(
+            b.sum(), (x, learned.network.weight), allow_unused=True
+        )
+        assert to_x is None and to_weight.tolist() == [[3, 3]]
+
+
 # --- moving average ------------------------------------------------------------------------------
 
 
@@ -562,6 +583,11 @@ def test_estimators_with_baselines_are_values():
         assert len({ScoreFunction(a), ScoreFunction(b)}) == 1
     assert ScoreFunction(average) != ScoreFunction(MovingAverage())
     assert ScoreFunction() != ScoreFunction(LeaveOneOut())
+    learned, x = Learned(nn.Linear(2, 1)), torch.ones(3, 2)
+    once = learned.at(x)
+    assert ScoreFunction(once) == ScoreFunction(once) != ScoreFunction(learned.at(x))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        once.x = x
     with pytest.raises(dataclasses.FrozenInstanceError):
         ScoreFunction().baseline = LeaveOneOut()
 
@@ -669,6 +695,14 @@ def transformed(base, *steps):
     return TransformedDistribution(base, list(steps))
 
 
+class Labeled(AffineTransform):
+    """Holds a tensor that it does not use."""
+
+    def __init__(self, loc, scale):
+        super().__init__(loc, scale)
+        self.label = torch.ones((), requires_grad=True)
+
+
 UNIT = Uniform(0.0, 1.0)
 MOVING = {
     "scaled": lambda p: transformed(UNIT, AffineTransform(0.0, p + 2)),
@@ -684,6 +718,10 @@ MOVING = {
     ),
     "inner": lambda p: transformed(transformed(UNIT, AffineTransform(0.0, p + 2)), ExpTransform()),
     "hidden": lambda p: transformed(UNIT, CumulativeDistributionTransform(Normal(p, 1.0))),
+    "labeled": lambda p: transformed(UNIT, Labeled(0.0, p + 2)),
+    "several at once": lambda p: transformed(
+        Independent(Uniform(torch.zeros(2), 1.0), 1), AffineTransform(0.0, p + 2, event_dim=1)
+    ),
 }
 STILL = {
     "real": lambda p: transformed(Normal(0.0, 1.0), AffineTransform(p, p + 2)),
