@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from reparam.flows import FlowSequence, SplineFlow, rational_quadratic_spline
+from reparam.flows.spline import _solve
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 each_dim = pytest.mark.parametrize("dim", [1, 2, 5])
@@ -85,6 +86,32 @@ def test_value_and_log_slope_are_those_of_the_paper(inverse, scale):
     expected = torch.tensor([by_paper(*row, inverse) for row in rows], dtype=torch.float64).T
     torch.testing.assert_close(found[0], expected[0], rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-9, atol=1e-9)
+
+
+@both_ways
+def test_two_bins_suffice(inverse):
+    parameters = splines(50, bins=2)
+    z = points(50)
+    found = rational_quadratic_spline(z, *parameters, inverse=inverse)
+    rows = zip(z, *parameters, strict=True)
+    expected = torch.tensor([by_paper(*row, inverse) for row in rows], dtype=torch.float64).T
+    torch.testing.assert_close(torch.stack(found), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_place_in_a_bin_where_both_forms_of_the_root_meet():
+    """Where `slope0 rest = slope1 part`, `θ / (1 - θ)` is the root of `part / rest`."""
+    part, s = torch.tensor([0.75, 0.25]), torch.tensor([2.0, 0.5])
+    theta, rest = _solve(part, 1 - part, s, 2 * part, 2 * (1 - part))
+    torch.testing.assert_close(theta / rest, (part / (1 - part)).sqrt())
+
+
+def test_slopes_up_to_the_bounds_are_taken():
+    most = torch.finfo(torch.float64).max ** 0.3
+    slopes = torch.tensor([0.9 * most, 1.1 / most], dtype=torch.float64)
+    z, bins = torch.tensor([-0.5, 0.5], dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    knots, log_slopes = rational_quadratic_spline(z, bins, bins, slopes)
+    torch.testing.assert_close(knots, z)
+    torch.testing.assert_close(log_slopes, slopes.log())
 
 
 def test_the_inverse_is_a_root_found_by_bisection():
@@ -243,6 +270,11 @@ def test_parameters_broadcast_and_vmap():
         (dict(widths=torch.tensor([1.0, -1.0, 3.0])), ValueError, "widths must be positive"),
         (dict(heights=torch.tensor([1.0, 0.0, 2.0])), ValueError, "heights must be positive"),
         (dict(heights=torch.tensor([1.5, 1e-9, 1.5])), ValueError, "no narrower than rounding"),
+        (  # in a box as large as this one
+            dict(widths=torch.tensor([1e3, 1e-5, 1e3]), heights=torch.tensor([1e3, 1.0, 999.0])),
+            ValueError,
+            "widths must be positive, and bins no narrower than rounding, got 1e-05",
+        ),
         (dict(slopes=torch.tensor([0.0, 1.0])), ValueError, "slopes must be positive"),
         (dict(slopes=torch.tensor([1e30, 1.0])), ValueError, "slopes must lie .* got 1 to 1e.30"),
         (dict(slopes=torch.tensor([1e-30, 1.0])), ValueError, "slopes must lie between 3e-12 and"),
@@ -327,6 +359,28 @@ def test_the_flow_is_the_function_of_its_network():
         expected = rational_quadratic_spline(z, widths, heights, slopes, inverse=inverse)
         torch.testing.assert_close(values, expected[0])
         torch.testing.assert_close(log_det, expected[1].squeeze(-1))
+
+
+def test_a_box_may_be_small():
+    """Wherever it ends, the identity begins."""
+    flow, z = trained(1, bound=0.5), torch.tensor([[-0.6], [0.2], [0.6]]).double()
+    moved, log_det = flow(z)
+    torch.testing.assert_close(moved[[0, 2]], z[[0, 2]])
+    torch.testing.assert_close(log_det[[0, 2]], torch.zeros(2).double(), rtol=0, atol=1e-12)
+    assert (moved[1] - z[1]).abs() > 1e-3 and log_det[1].abs() > 1e-3
+
+
+def test_what_a_flow_is_unless_told():
+    """Eight bins to 4 on either side, behind the first half; its constants are no state."""
+    flow = SplineFlow(5)
+    assert (flow.bins, flow.bound) == (8, 4.0)
+    assert set(flow.state_dict()) == set(dict(flow.named_parameters()))
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.4 * torch.randn_like(parameter)
+    z = points(20, 5).float()
+    moved = flow(z)[0]
+    assert torch.equal(moved[:, :2], z[:, :2]) and (moved[:, 2:] != z[:, 2:]).any(0).all()
 
 
 def test_context_reaches_every_changed_variable():
