@@ -665,6 +665,20 @@ def test_other_faults_of_a_kl(name):
     assert all(finding.evidence and finding.cure for finding in report.findings)
 
 
+def test_the_evidence_of_a_gradient_is_where_it_is_furthest_off():
+    torch.manual_seed(3)
+    (finding,) = check_kl(lambda m, s: usual(m.detach(), s).sum(-1)).findings
+    torch.manual_seed(3)
+    slopes = torch.randn(3, dtype=torch.float64)[:, None] * torch.tensor(_MU)
+    worst = slopes.flatten()[slopes.abs().argmax()]
+    assert finding.evidence == f"0 where the value's own is {worst:.3g}"
+
+
+def test_a_clamp_is_found_at_the_first_size_beyond_it():
+    (finding,) = check_kl(lambda m, s: usual(m, s.clamp(min=-10))).findings
+    assert finding.name == "it is clamped inside" and "at log_var = -11 " in finding.evidence
+
+
 def test_the_evidence_names_the_clamp():
     report = check_kl(lambda m, s: usual(m, s.clamp(-10, 10)).sum(-1))
     assert "at log_var = 11" in str(report) and "below 11 it is right" in " ".join(
