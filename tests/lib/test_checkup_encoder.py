@@ -10,6 +10,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
 from reparam.checkup import check_encoder, check_kl
+from reparam.checkup.encoder import _heads, _some
 from reparam.checkup.kl import _LOG_VAR, _MISTAKES, _MU, _REDUCTIONS, _RIGHT
 from reparam.data import load_digits
 from reparam.gaussian import bound_log_var, gaussian_kl
@@ -461,6 +462,153 @@ def test_an_encoder_on_a_gpu(images):
 def test_bad_encoder_input(encoder, x, error, says):
     with pytest.raises(error, match=says):
         check_encoder(encoder, x)
+
+
+# --- what the evidence says, and where the limits lie ---------------------------------------------
+
+
+def learning(*shape):
+    return nn.Parameter(torch.randn(shape))
+
+
+def of_heads(change, dim=4):
+    """An encoder with two linear heads, and `change(mu, log_var)` behind them; and 20 inputs."""
+    to_mu, to_log_var = nn.Linear(3, dim), nn.Linear(3, dim)
+    return (lambda x: change(to_mu(x), 0.1 * to_log_var(x))), torch.randn(20, 3)
+
+
+def finding_of(report, name):
+    (found,) = [f for f in (*report.findings, *report.remarks) if f.name == name]
+    return found
+
+
+def test_two_finite_posteriors_are_looked_at_and_one_is_not():
+    def change(finite):
+        def nan_behind(mu, log_var):
+            mask = torch.arange(len(mu))[:, None] >= finite
+            return (0 * mu).masked_fill(mask, math.nan), log_var
+
+        return nan_behind
+
+    assert "mu has dead units" in names(check_encoder(*of_heads(change(2))))
+    for finite in (1, 0):
+        assert names(check_encoder(*of_heads(change(finite)))) == ["mu is not finite"]
+
+
+def test_the_kl_of_unused_dimensions_is_that_of_the_prior():
+    """One of 0.8 nats is active, and makes others unused."""
+    seen = []
+
+    def change(mu, log_var):
+        height = torch.tensor([1.26, 0.01, 0.01, 0.01])
+        seen.append((height * (mu / mu.detach().abs()), 0.01 * log_var))
+        return seen[-1]
+
+    report = check_encoder(*of_heads(change))
+    kl = gaussian_kl(*seen[0], reduction="none").mean(0).max()
+    assert 0.7 < kl < 0.9
+    assert f"another has {kl:.2g}" in finding_of(report, "3 of 4 dimensions are unused").evidence
+
+
+def test_constants_without_a_graph_ignore_the_input():
+    report = check_encoder(lambda x: (torch.ones(len(x), 2),) * 2, torch.randn(20, 3))
+    assert names(report) == [
+        "mu has no graph", "log_var has no graph", "latent dimensions ignore the input",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_bias_alone_ignores_the_input_whatever_its_sign(sign):
+    bias = learning(2)
+    report = check_encoder(lambda x: (sign * bias.expand(len(x), 2),) * 2, torch.randn(20, 3))
+    assert "latent dimensions ignore the input" in names(report)
+
+
+def test_fixed_features_behind_a_bias_do_not_ignore_it():
+    bias = learning(3)
+    assert check_encoder(lambda x: (x + bias, 0.1 * (x + bias)), torch.randn(20, 3)).ok
+
+
+def test_heads_that_start_at_constants_near_the_prior_have_not_collapsed():
+    """With weights of 0, which learn from the first step on."""
+    to_mu, to_log_var = nn.Linear(3, 4), nn.Linear(3, 4)
+    with torch.no_grad():
+        for parameter in (*to_mu.parameters(), *to_log_var.parameters()):
+            parameter.zero_()
+        to_mu.bias += 1e-3 * torch.arange(4)
+    assert check_encoder(lambda x: (to_mu(x), to_log_var(x)), torch.randn(20, 3)).ok
+
+
+@pytest.mark.parametrize(("cut", "found"), [(1, False), (2, True)])
+def test_one_value_at_a_bound_is_chance_and_two_are_cut_off(cut, found):
+    def change(mu, log_var):
+        at = torch.zeros_like(mu, dtype=torch.bool)
+        at[:cut, 0] = True
+        return torch.where(at, 9.0, mu), log_var
+
+    report = check_encoder(*of_heads(change))
+    assert ("mu is cut off at 9" in names(report)) == found
+
+
+def test_cures_tell_the_heads_and_the_types_apart():
+    report = check_encoder(*of_heads(lambda mu, s: (mu.clamp(max=0), s.clamp(max=0))))
+    assert "linear layer" in finding_of(report, "mu is cut off at 0").cure
+    assert "bound_log_var" in finding_of(report, "log_var is cut off at 0").cure
+    for dtype, advice in ((torch.float32, False), (torch.bfloat16, True)):
+        encoder, x = of_heads(lambda mu, s, d=dtype: (mu.to(d), (1000 * (s + 1)).to(d)))
+        cure = finding_of(check_encoder(encoder, x), "exp(log_var) overflows").cure
+        assert ("take exponentials in float32" in cure) == advice
+
+
+def test_where_an_exponential_underflows():
+    report = check_encoder(*of_heads(lambda mu, s: (mu, s - 200)))
+    end = math.log(2**-149)
+    found = finding_of(report, "exp(log_var) underflows to 0")
+    assert f"float32 ends where it is {end:.3g}" in found.evidence
+
+
+def test_steps_between_neighbors_in_units_of_sigma():
+    heads = []
+
+    def change(mu, log_var):
+        heads.append((mu.bfloat16(), (log_var + 3).bfloat16()))
+        return heads[-1]
+
+    report = check_encoder(*of_heads(change))
+    mu, log_var = (head.float() for head in heads[0])
+    steps = (mu.abs() * 2**-7 / (log_var / 2).exp()).max()
+    evidence = finding_of(report, "the heads are in bfloat16").evidence
+    assert f"up to {steps:.1g} sigma apart at mu" in evidence
+
+
+def test_rounding_of_large_heads_is_no_change_and_a_rise_is_one():
+    calls = itertools.count()
+    encoder, x = of_heads(lambda mu, s: (1e4 * mu + 1e-2 * (next(calls) % 2), s))
+    assert "mu changes from call to call" not in names(check_encoder(encoder, x))
+    encoder, x = of_heads(lambda mu, s: (mu + next(calls) % 2, s))
+    next(calls)  # whichever of the two calls is the higher one
+    assert "mu changes from call to call" in names(check_encoder(encoder, x))
+    next(calls)
+    assert "mu changes from call to call" in names(check_encoder(encoder, x))
+
+
+def test_large_inputs_of_either_sign_are_named():
+    to_mu = nn.Linear(3, 2)
+    report = check_encoder(lambda x: (to_mu(x), to_mu(x)), -1000 * torch.rand(20, 3) - 11)
+    assert "which run from -" in finding_of(report, "sigma is of absurd size").evidence
+
+
+def test_what_a_normal_says_of_its_log_variance():
+    mu, sigma = torch.zeros(2, 3), torch.full((2, 3), 4.0)
+    for q in (Normal(mu, sigma), Independent(Normal(mu, sigma), 1)):
+        assert torch.equal(_heads(q)[0], mu)
+        torch.testing.assert_close(_heads(q)[1], sigma.square().log())
+
+
+def test_long_lists_are_cut_short():
+    assert [_some(list(range(n))) for n in (1, 5, 6, 8)] == [
+        "0", "0, 1, 2, 3, 4", "0, 1, 2, 3, 4 and 1 more", "0, 1, 2, 3, 4 and 3 more",
+    ]  # fmt: skip
 
 
 # --- check_kl ------------------------------------------------------------------------------------
