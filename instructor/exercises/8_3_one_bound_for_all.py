@@ -18,7 +18,7 @@ import torch
 r"""
 A colleague evaluates a model on $N$ held-out images with $K$ samples of each. In the mean the result is not above the log-likelihood, for $K=1$ it is the ELBO, it rises with $K$, and it is the same in any order of the images. Everything that (8.2) promises holds. Yet the paper that the model is from reports more, and a hundred times the samples hardly help.
 
-Arguments: `log_joint`, the $\log p(x_n, z_{kn})$, and `log_q`, the $\log q(z_{kn}\mid x_n)$, both of shape `[K, N]`. Expected is the mean of the images' bounds, in nats per image: one number.
+Arguments: `log_joint`, the $\log p(x_n, z_{kn})$, and `log_q`, the $\log q(z_{kn}\mid x_n)$, both of shape `[K, N]`. Expected is the mean of the images' bounds, in nats per image: one number, in the precision of the arguments.
 """
 
 
@@ -172,7 +172,10 @@ def test_shuffled(answer, rng):
             (joint + scale).gather(0, places), log_q.gather(0, places)
         )
         expect.close(
-            again, each + scale, "The bound of shuffled samples", rtol=1e-9
+            again,
+            each + scale,
+            "The bound of shuffled samples, in the precision of the arguments,",
+            rtol=1e-9,
         )
 
 
