@@ -467,10 +467,6 @@ def test_bad_encoder_input(encoder, x, error, says):
 # --- what the evidence says, and where the limits lie ---------------------------------------------
 
 
-def learning(*shape):
-    return nn.Parameter(torch.randn(shape))
-
-
 def of_heads(change, dim=4):
     """An encoder with two linear heads, and `change(mu, log_var)` behind them; and 20 inputs."""
     to_mu, to_log_var = nn.Linear(3, dim), nn.Linear(3, dim)
@@ -519,13 +515,13 @@ def test_constants_without_a_graph_ignore_the_input():
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_bias_alone_ignores_the_input_whatever_its_sign(sign):
-    bias = learning(2)
+    bias = nn.Parameter(torch.randn(2))
     report = check_encoder(lambda x: (sign * bias.expand(len(x), 2),) * 2, torch.randn(20, 3))
     assert "latent dimensions ignore the input" in names(report)
 
 
 def test_fixed_features_behind_a_bias_do_not_ignore_it():
-    bias = learning(3)
+    bias = nn.Parameter(torch.randn(3))
     assert check_encoder(lambda x: (x + bias, 0.1 * (x + bias)), torch.randn(20, 3)).ok
 
 
@@ -585,11 +581,10 @@ def test_rounding_of_large_heads_is_no_change_and_a_rise_is_one():
     calls = itertools.count()
     encoder, x = of_heads(lambda mu, s: (1e4 * mu + 1e-2 * (next(calls) % 2), s))
     assert "mu changes from call to call" not in names(check_encoder(encoder, x))
-    encoder, x = of_heads(lambda mu, s: (mu + next(calls) % 2, s))
-    next(calls)  # whichever of the two calls is the higher one
-    assert "mu changes from call to call" in names(check_encoder(encoder, x))
-    next(calls)
-    assert "mu changes from call to call" in names(check_encoder(encoder, x))
+    for first in (0, 1):  # the lower of two calls comes first, then the higher
+        calls = itertools.count(first)
+        encoder, x = of_heads(lambda mu, s, calls=calls: (mu + next(calls) % 2, s))
+        assert "mu changes from call to call" in names(check_encoder(encoder, x))
 
 
 def test_large_inputs_of_either_sign_are_named():

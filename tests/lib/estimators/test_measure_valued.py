@@ -303,19 +303,19 @@ def test_a_single_categorical_or_bernoulli_variable_has_no_variance():
 @pytest.mark.parametrize("family", [Categorical, OneHotCategorical])
 def test_a_class_of_probability_zero_has_a_slope_by_its_probability_and_none_by_its_logit(family):
     """By the probability, `f(k) - E[f]`, which needs `f` where no sample goes; by the logit, 0."""
-    heights = T([1.0, 4.0, -5.0])
+    heights = torch.tensor([1.0, 4.0, -5.0], dtype=F64)
 
     def f(z):
-        return heights.detach()[z.argmax(-1) if family is OneHotCategorical else z]
+        return heights[z.argmax(-1) if family is OneHotCategorical else z]
 
     probs, logits = T([0.25, 0.75, 0.0]), T([0.0, math.log(3), -math.inf])
     for parameter, distribution, expected in (
         (probs, family(probs=probs), heights - 3.25),
-        (logits, family(logits=logits), T([0.25, 0.75, 0.0]) * (heights - 3.25)),
+        (logits, family(logits=logits), probs.detach() * (heights - 3.25)),
     ):
         estimate = MeasureValued()(f, distribution, num_samples=3)
         (slope,) = torch.autograd.grad(estimate, parameter)
-        torch.testing.assert_close(slope, expected.detach())
+        torch.testing.assert_close(slope, expected)
 
 
 def test_one_class_has_nothing_to_replace():
