@@ -2,9 +2,10 @@
 
 Each mutant is one change of a syntax tree (a comparison, an operator, a number, a condition, a
 dropped call such as `.detach()`, a dropped statement, a returned value). It runs in a fork of a
-process that has imported torch once, against the tests that mirror its file, those first that have
-noticed the most mutants per second so far. Survivors are printed with their difference; a survivor
-is a missing test, or a change that changes nothing: then tests/lib/mutants.toml says why.
+process that has imported torch once, against those tests of its file that execute the changed line,
+those first that have noticed the most mutants per second so far. Survivors are printed with their
+difference; a survivor is a missing test, or a change that changes nothing: then
+tests/lib/mutants.toml says why.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import functools
 import importlib.abc
 import importlib.util
 import itertools
+import json
 import os
 import random
 import resource
@@ -193,18 +195,82 @@ def plain(module: str) -> str:
     return ast.unparse(ast.parse(text_of(module)))
 
 
+class Reached:
+    """Plugin for pytest, for the run without a mutant: the module's lines that each test executes.
+
+    What runs at the import, for a fixture of several tests, or where no line is seen (in what
+    `torch.compile` makes) is no test's own: it is written under the name "", for all tests.
+    """
+
+    def __init__(self, module: str, reports: BinaryIO):
+        self.module, self.path, self.reports = module, str(source_of(module)), reports
+        self.shared = self.lines = set()
+
+    def trace(self, frame, event, _argument):
+        if frame.f_code.co_filename != self.path:
+            return None
+        if event == "line":
+            self.lines.add(frame.f_lineno)
+        return self.trace
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item):
+        for module in (item.module, sys.modules[f"reparam.{self.module}"]):
+            for value in vars(module).values():
+                if isinstance(value, functools._lru_cache_wrapper):
+                    value.cache_clear()  # or the first test alone would reach what it calls
+        self.lines, compiled = set(), frames_compiled()
+        result = yield
+        if frames_compiled() != compiled:
+            self.lines.add(ANY)
+        self.write(item.nodeid, self.lines)
+        self.lines = self.shared
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef):
+        own = self.lines
+        if fixturedef.scope != "function":
+            self.lines = self.shared
+        result = yield
+        self.lines = own
+        return result
+
+    def pytest_sessionfinish(self) -> None:
+        self.write("", self.shared)
+
+    def write(self, test: str, lines: set[int]) -> None:
+        self.reports.write(json.dumps({"test": test, "lines": sorted(lines)}).encode() + b"\n")
+        self.reports.flush()
+
+
+ANY = 0  # in place of a line's number: perhaps every line
+
+
+def frames_compiled() -> int:
+    return torch._dynamo.utils.counters["frames"]["total"]
+
+
 class BestFirst:
     """Plugin for pytest: what noticed the most mutants per second comes first.
 
-    Runs in the forks; `learn` takes what one of them has written to `reports`.
+    Tests that do not execute any of `changed` are left out. Runs in the forks; `learn` takes what
+    one of them has written to `reports`.
     """
 
     def __init__(self):
         self.noticing, self.seconds = Counter(), {}  # by test, and `noticing` by function, too
+        self.lines = {}  # by test
+        self.changed: set[int] = set()
         self.reports: BinaryIO | None = None
+
+    def reaches(self, test: str) -> bool:
+        lines = self.lines.get(test, {ANY}) | self.lines.get("", set())
+        return not lines.isdisjoint({ANY} | self.changed)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if self.reaches(item.nodeid)]
         cases = Counter(function_of(item.nodeid) for item in items)
 
         def rank(item):
@@ -216,16 +282,19 @@ class BestFirst:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed or report.when == "call":
-            line = f"{report.duration} {report.outcome} {report.nodeid}\n"
-            self.reports.write(line.encode())
+            line = {"test": report.nodeid, "seconds": report.duration, "failed": report.failed}
+            self.reports.write(json.dumps(line).encode() + b"\n")
             self.reports.flush()  # an endless loop is killed
 
     def learn(self, reports: BinaryIO) -> None:
         reports.seek(0)
-        for line in reports.read().decode().splitlines():
-            seconds, outcome, test = line.split(" ", 2)
-            self.seconds[test] = float(seconds)
-            if outcome == "failed":
+        for line in map(json.loads, reports):
+            test = line["test"]
+            if "lines" in line:
+                self.lines[test] = set(line["lines"])
+                continue
+            self.seconds[test] = line["seconds"]
+            if line["failed"]:
                 self.noticing.update({test, function_of(test)})
 
 
@@ -244,7 +313,7 @@ def noticed(module: str, sources: list[str], best_first: BestFirst) -> list[bool
         while True:
             for at, source in itertools.islice(todo, 2 - len(running)):
                 reports = tempfile.TemporaryFile()  # noqa: SIM115 (closed where the fork ends)
-                best_first.reports = reports
+                best_first.reports, best_first.changed = reports, changed(module, source)
                 running[fork(module, source, best_first)] = at, reports
             if not running:
                 return results
@@ -271,7 +340,11 @@ def fork(module: str, source: str, plugin: BestFirst) -> int:
 
 
 def run_tests(module: str, source: str, plugin: BestFirst) -> None:
-    name, path = f"reparam.{module}", source_of(module)
+    name, path, plugins = f"reparam.{module}", source_of(module), [plugin]
+    if not plugin.lines:
+        plugins.append(Reached(module, plugin.reports))
+        threading.settrace(plugins[-1].trace)
+        sys.settrace(plugins[-1].trace)
 
     class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         def find_spec(self, fullname, _path, _target=None):
@@ -283,7 +356,9 @@ def run_tests(module: str, source: str, plugin: BestFirst) -> None:
     sys.meta_path.insert(0, Finder())
     files = [str(ROOT / "tests" / "lib" / f"{test}.py") for test in TESTS[module]]
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-p", "no:nbval"]
-    os._exit(int(pytest.main([*files, *options], plugins=[plugin])))
+    status = pytest.main([*files, *options], plugins=plugins)
+    unreached = plugin.lines and status == pytest.ExitCode.NO_TESTS_COLLECTED
+    os._exit(0 if unreached else int(status))
 
 
 def chosen(modules: list[str], sample: int | None, seed: int) -> dict[str, list]:
@@ -298,6 +373,12 @@ def chosen(modules: list[str], sample: int | None, seed: int) -> dict[str, list]
         if source != plain(module):  # arguments that are the same may change places
             found.setdefault(module, []).append((line, source))
     return found
+
+
+def changed(module: str, source: str) -> set[int]:
+    """The lines of the plain module that `source` has otherwise; a mutant adds and drops none."""
+    pairs = zip(plain(module).splitlines(), source.splitlines(), strict=True)
+    return {number for number, (before, after) in enumerate(pairs, 1) if before != after}
 
 
 def difference(module: str, source: str) -> list[str]:
