@@ -12,6 +12,7 @@ import argparse
 import ast
 import difflib
 import functools
+import gc
 import importlib.abc
 import importlib.util
 import itertools
@@ -355,7 +356,7 @@ def run_tests(module: str, source: str, plugin: BestFirst) -> None:
 
     sys.meta_path.insert(0, Finder())
     files = [str(ROOT / "tests" / "lib" / f"{test}.py") for test in TESTS[module]]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-p", "no:nbval"]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     status = pytest.main([*files, *options], plugins=plugins)
     unreached = plugin.lines and status == pytest.ExitCode.NO_TESTS_COLLECTED
     os._exit(0 if unreached else int(status))
@@ -399,6 +400,8 @@ def main() -> None:
     tqdm.set_lock(threading.RLock())  # not the usual one, which forks share with whoever dies in it
     for package in PRELOADED:
         importlib.import_module(package)
+    gc.freeze()  # what is imported here is searched by no fork's collector of garbage
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # each fork would import them anew
     modules = [arguments.only] if arguments.only else list(TESTS)
     explained = {
         (known["module"], known["difference"].strip()): known["why"]
