@@ -54,15 +54,18 @@ def test_false_alarms():
         assert report.ok, report
 
 
-def deviating(z_of_mean: float, p_of_variance: float):
-    """A sampler whose second column has exactly this mean (in standard errors) and variance."""
+def deviating(z_of_mean: float = 0.0, upper_tail: float = 0.5):
+    """A sampler whose second column has exactly this mean, in standard errors, and this variance.
+
+    The variance is that which chi-square exceeds with probability `upper_tail`.
+    """
 
     def sampler(mu, log_var):
         noise = torch.randn_like(mu)
         if len(mu) > 100:
             noise = (noise - noise.mean(0)) / noise.std(0)
             n, column = len(mu), torch.tensor([0.0, 1.0, 0.0, 0.0])
-            variance = scipy.stats.chi2(n - 1).isf(p_of_variance / 2) / (n - 1)
+            variance = scipy.stats.chi2(n - 1).isf(upper_tail) / (n - 1)
             noise = noise * (1 + (math.sqrt(variance) - 1) * column)
             noise = noise + column * z_of_mean * math.sqrt(variance / n)
         return mu + std(log_var) * noise
@@ -72,11 +75,14 @@ def deviating(z_of_mean: float, p_of_variance: float):
 
 def test_the_level_is_the_stated_one():
     """1e-6 shared by 22 tests is 4.5e-8 each: on either side of it, for mean and variance."""
-    z = {p: scipy.stats.norm.isf(p / 2) for p in (1e-8, 1.5e-7)}
-    assert check_sampler(deviating(z[1.5e-7], 1.0)).ok
-    assert names(check_sampler(deviating(z[1e-8], 1.0))) == ["the mean is wrong"]
-    assert check_sampler(deviating(0.0, 1.5e-7)).ok
-    assert names(check_sampler(deviating(0.0, 1e-8))) == ["the variance is wrong"]
+    passed, found = 0.5 * 1.01 * 1e-6 / 22, 0.5 * 0.99 * 1e-6 / 22  # in one of two tails
+    assert check_sampler(deviating(z_of_mean=scipy.stats.norm.isf(passed))).ok
+    report = check_sampler(deviating(z_of_mean=scipy.stats.norm.isf(found)))
+    assert names(report) == ["the mean is wrong"]
+    for tail in (passed, 1 - passed):
+        assert check_sampler(deviating(upper_tail=tail)).ok
+    for tail in (found, 1 - found):
+        assert names(check_sampler(deviating(upper_tail=tail))) == ["the variance is wrong"]
 
 
 class NoEps(torch.autograd.Function):
@@ -98,6 +104,18 @@ class Always(nn.Module):
 
     def forward(self, mu, log_var):
         return mu + torch.exp(0.5 * log_var) * torch.randn_like(log_var)
+
+
+class SigmaDetached(nn.Module):
+    def forward(self, mu, log_var):
+        return mu + std(log_var).detach() * torch.randn_like(mu) if self.training else mu
+
+
+class Narrow(nn.Module):
+    """Without tensors of its own, so that nothing but its code fixes the dtype."""
+
+    def forward(self, mu, log_var):
+        return reparameterize_gaussian(mu, log_var, training=self.training).float()
 
 
 class Never(nn.Module):
@@ -148,6 +166,10 @@ FAULTY = {
     ),
     "sigma detached": (lambda m, v: m + std(v).detach() * eps(m), ["log_var gets no gradient"]),
     "no eps": (NoEps.apply, ["the gradient for log_var lacks eps"]),
+    "nearly twice too large": (  # 0.95 (z - mu), which is no known mistake
+        lambda m, v: (z := m + std(v) * eps(m)) + 0.45 * (z - m).detach() * (v - v.detach()),
+        ["the gradient for log_var is not sigma eps / 2"],
+    ),
     "extra slope": (
         lambda m, v: m + std(v) * eps(m) + 3 * (v - v.detach()),
         ["the gradient for log_var is not sigma eps / 2"],
@@ -209,6 +231,10 @@ FAULTY = {
     "meta": (lambda m, v: (m + v).to("meta"), ["z has the wrong device"]),
     "pair": (lambda m, v: (m, v), ["z is not a tensor"]),
     "nothing": (lambda m, v: None, ["z is not a tensor"]),
+    "not a number in three columns": (
+        lambda m, v: m + std(v) * eps(m) * torch.tensor([math.nan, math.nan, 1, math.nan]),
+        ["z is not finite"],
+    ),
     "infinite": (lambda m, v: (m + std(v) * eps(m)) / 0, ["z is not finite"]),
     "raises": (raises, ["it raises an error"]),
     "one argument": (lambda m: m, ["it raises an error"]),
@@ -226,6 +252,8 @@ FAULTY = {
         ["the noise is on the wrong device"],
     ),
     # modules
+    "sigma detached in a module": (SigmaDetached(), ["log_var gets no gradient"]),
+    "float32 in a module": (Narrow(), ["z has the wrong dtype"]),
     "always": (Always(), ["it still samples in evaluation mode"]),
     "never": (Never(), ["it does not sample in training mode"]),
     "swapped": (
@@ -274,6 +302,57 @@ def test_tensors_of_the_sampler_s_own_are_no_noise_on_the_wrong_device():
         assert check_sampler(sampler).ok
 
 
+def test_a_sampler_with_parameters_of_its_own_is_asked_for_their_dtype_alone():
+    class Rotated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rotation = nn.Linear(4, 4, bias=False)
+            nn.init.eye_(self.rotation.weight)
+
+        def forward(self, mu, log_var):
+            return mu + std(log_var) * self.rotation(torch.randn_like(mu)) if self.training else mu
+
+    assert check_sampler(Rotated()).ok
+
+
+def test_the_evidence_names_what_is_wrong():
+    def evidence(sampler, at=0):
+        return check_sampler(sampler).findings[at].evidence
+
+    class Shifted(ReparameterizedSampling):
+        def forward(self, mu, log_var):
+            return super().forward(mu, log_var) if self.training else mu - 0.5
+
+    assert evidence(FAULTY["float"][0]) == "torch.float32 for torch.float64"
+    assert "up to 0.5" in evidence(Shifted())
+    assert evidence(lambda m, v: 1.05 * m + std(v) * eps(m) - 0.05 * m.detach()) == (
+        "dz/dmu has median 1.05 and runs from 1.05 to 1.05"
+    )
+    for sampler in (moving_average, mixed_columns):  # 0.5 / 1.25 of neighbours
+        assert float(evidence(sampler).split()[1]) == pytest.approx(0.4, abs=0.05)
+    negative, infinite = FAULTY["variance"][0], FAULTY["infinite"][0]
+    assert evidence(negative).endswith("all where log_var is negative")
+    assert evidence(infinite) == "40000 of 40000 values are NaN or infinite"
+    cures = [check_sampler(sampler).findings[0].cure for sampler in (negative, infinite)]
+    assert cures[0].startswith("sigma is torch.exp(log_var / 2)") and "then at" in cures[1]
+
+
+def test_the_seed_alone_decides_the_noise():
+    seen = []
+
+    def watched(mu, log_var):
+        seen.append(reparameterize_gaussian(mu, log_var))
+        return seen[-1]
+
+    firsts = []
+    for seed in (3, 3, 4):
+        torch.rand(1)  # moves the global generator
+        assert check_sampler(watched, seed=seed).ok
+        firsts.append(seen[0])
+        seen.clear()
+    assert torch.equal(firsts[0], firsts[1]) and not torch.equal(firsts[0], firsts[2])
+
+
 def test_the_stated_power():
     """A mean off by 0.1 sigma in one column, a variance off by 15 %: found from every seed."""
     shift, stretch = torch.tensor([0, 0.1, 0, 0]), torch.tensor([1, 1, math.sqrt(1.15), 1])
@@ -309,6 +388,10 @@ def test_a_slope_that_is_a_little_off_is_found_and_the_worst_one_shown():
         assert finding.name == "the gradient for log_var is not sigma eps / 2"
         half, slope = (float(part.split()[-1]) for part in finding.evidence.split(", "))
         assert slope - half == pytest.approx(9.0 * sign, abs=0.05)
+    extra = torch.tensor([0.05, 0.0, 0.0, 0.0])  # where sigma, too, is smallest
+    report = check_sampler(lambda m, v: m + std(v) * eps(m) + extra * (v - v.detach()))
+    half, slope = (float(part.split()[-1]) for part in report.findings[0].evidence.split(", "))
+    assert slope - half == pytest.approx(0.05, abs=0.01)
 
 
 @pytest.mark.gpu
