@@ -805,7 +805,7 @@ def _drawn(sample: Sampler, q: Distribution) -> Tensor:
     return z
 
 
-def digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
+def digits_vae(latent_dim: int = 8, hidden_dim: int = 200, pixels: int = 64) -> VAE:
     """The Gaussian VAE of chapters 1 to 3, for 8×8 images.
 
     Its weights come from the global generator.
@@ -816,11 +816,12 @@ def digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
     30880
     """
     return VAE(
-        GaussianEncoder(64, hidden_dim, latent_dim), BernoulliDecoder(latent_dim, hidden_dim, 64)
+        GaussianEncoder(pixels, hidden_dim, latent_dim),
+        BernoulliDecoder(latent_dim, hidden_dim, pixels),
     )
 
 
-def full_covariance_digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VAE:
+def full_covariance_digits_vae(latent_dim: int = 8, hidden_dim: int = 200, pixels: int = 64) -> VAE:
     """The VAE of chapter 8 with a posterior of any covariance, for 8×8 images.
 
     Its weights come from the global generator.
@@ -829,8 +830,8 @@ def full_covariance_digits_vae(latent_dim: int = 8, hidden_dim: int = 200) -> VA
     torch.Size([8])
     """
     return VAE(
-        FullCovarianceEncoder(64, hidden_dim, latent_dim),
-        BernoulliDecoder(latent_dim, hidden_dim, 64),
+        FullCovarianceEncoder(pixels, hidden_dim, latent_dim),
+        BernoulliDecoder(latent_dim, hidden_dim, pixels),
     )
 
 
@@ -851,6 +852,7 @@ def flow_digits_vae(
     amortized: bool = False,
     latent_dim: int = 8,
     hidden_dim: int = 200,
+    pixels: int = 64,
     **options,
 ) -> FlowVAE:
     """The VAE of chapter 6 with a flow posterior, for 8×8 images.
@@ -883,11 +885,13 @@ def flow_digits_vae(
         order = {"reverse": i % 2 == 1} if ordered else {}
         return flow(latent_dim, context_dim=hidden_dim if amortized else 0, **order, **options)
 
-    encoder = FlowEncoder(64, hidden_dim, [make(i) for i in range(num_flows)])
-    return FlowVAE(encoder, BernoulliDecoder(latent_dim, hidden_dim, 64))
+    encoder = FlowEncoder(pixels, hidden_dim, [make(i) for i in range(num_flows)])
+    return FlowVAE(encoder, BernoulliDecoder(latent_dim, hidden_dim, pixels))
 
 
-def discrete_digits_vae(variables: int = 8, classes: int = 8, hidden_dim: int = 200) -> VAE:
+def discrete_digits_vae(
+    variables: int = 8, classes: int = 8, hidden_dim: int = 200, pixels: int = 64
+) -> VAE:
     """The categorical VAE of chapter 7, for 8×8 images: `classes**variables` codes.
 
     Its weights come from the global generator. `train` needs an estimator for discrete codes.
@@ -896,13 +900,13 @@ def discrete_digits_vae(variables: int = 8, classes: int = 8, hidden_dim: int = 
     torch.Size([8, 8])
     """
     return VAE(
-        CategoricalEncoder(64, hidden_dim, variables, classes),
-        CategoricalDecoder(variables, classes, hidden_dim, 64),
+        CategoricalEncoder(pixels, hidden_dim, variables, classes),
+        CategoricalDecoder(variables, classes, hidden_dim, pixels),
     )
 
 
 def hybrid_digits_vae(
-    classes: int = 10, continuous_dim: int = 4, hidden_dim: int = 200
+    classes: int = 10, continuous_dim: int = 4, hidden_dim: int = 200, pixels: int = 64
 ) -> HybridVAE:
     """The VAE of chapter 7 with a class and a Gaussian vector as its code, for 8×8 images.
 
@@ -912,8 +916,8 @@ def hybrid_digits_vae(
     [torch.Size([10]), torch.Size([4])]
     """
     return HybridVAE(
-        HybridEncoder(64, hidden_dim, classes, continuous_dim),
-        BernoulliDecoder(classes + continuous_dim, hidden_dim, 64),
+        HybridEncoder(pixels, hidden_dim, classes, continuous_dim),
+        BernoulliDecoder(classes + continuous_dim, hidden_dim, pixels),
     )
 
 
@@ -926,7 +930,7 @@ class _VectorEncoder(nn.Sequential):
 
 
 def quantized_digits_vae(
-    variables: int = 8, codes: int = 8, dim: int = 4, hidden_dim: int = 200
+    variables: int = 8, codes: int = 8, dim: int = 4, hidden_dim: int = 200, pixels: int = 64
 ) -> QuantizedVAE:
     """The VQ-VAE of chapter 7, for 8×8 images: `codes**variables` codes, one codebook for all.
 
@@ -936,12 +940,12 @@ def quantized_digits_vae(
     torch.Size([8])
     """
     encoder = _VectorEncoder(
-        nn.Linear(64, hidden_dim),
+        nn.Linear(pixels, hidden_dim),
         nn.ReLU(),
         nn.Linear(hidden_dim, variables * dim),
         nn.Unflatten(-1, (variables, dim)),
     )
-    decoder = BernoulliDecoder(variables * dim, hidden_dim, 64)
+    decoder = BernoulliDecoder(variables * dim, hidden_dim, pixels)
     return QuantizedVAE(encoder, VectorQuantizer(codes, dim), decoder)
 
 
