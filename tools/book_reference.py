@@ -4,6 +4,7 @@ autodoc and napoleon make the pages `book/reference/MODULE.md`. Here docstrings 
 tied together, in the built book only: in a docstring, "chapter 3" leads to that chapter; anywhere,
 the name of a public thing of `reparam` in code type (`Pathwise`, `reparam.noise`, `measure()`)
 leads to its entry. A name that two modules share leads nowhere, unless the module stands before it.
+Each entry leads to its lines in the repository.
 """
 
 import importlib
@@ -103,6 +104,25 @@ def ancestors(node: nodes.Node):
         yield node
 
 
+def to_source(app: Sphinx, config) -> None:
+    """Let each entry lead to its lines in the repository that `_config.yml` names."""
+    about = yaml.safe_load(Path(app.confdir, "_config.yml").read_text(encoding="utf-8"))
+    root = "{url}/blob/{branch}".format(**about["repository"])
+
+    def resolve(domain: str, info: dict[str, str]) -> str | None:
+        thing = importlib.import_module(info["module"])
+        for part in info["fullname"].split("."):
+            thing = getattr(thing, part, None)
+        thing = inspect.unwrap(getattr(thing, "fget", thing))
+        if not (inspect.isfunction(thing) or inspect.isclass(thing)):
+            return None  # an attribute, which has no lines of its own
+        lines, first = inspect.getsourcelines(thing)
+        path = Path(inspect.getsourcefile(thing)).relative_to(app.srcdir).as_posix()
+        return f"{root}/{path}#L{first}-L{first + len(lines) - 1}"
+
+    config.linkcode_resolve = resolve
+
+
 class GeneratedTable(SphinxDirective):
     """`.. generated-table:: estimators` or `distributions`: what the library says of itself."""
 
@@ -118,12 +138,15 @@ class GeneratedTable(SphinxDirective):
 
 def estimators() -> list[tuple[str, ...]]:
     """A header and a row for each estimator, in RST."""
-    from reparam.explorers import decision_table
+    from reparam.explorers.methods import METHODS, formula
 
-    keys = ("needs", "bias", "variance", "evaluations")
+    def evaluations(method):
+        normal = method.evaluations_normal
+        return formula(method.evaluations) + (f"; {formula(normal)} for a Normal" if normal else "")
+
     rows = [
-        (re.sub(r"^\w+", r"`\g<0>`", row["estimator"]), *(row[key] for key in keys))
-        for row in decision_table()
+        (re.sub(r"^\w+", r"`\g<0>`", m.name), m.needs, m.bias, m.variance, evaluations(m))
+        for m in METHODS
     ]
     return [("estimator", "needs", "bias", "variance comes from", "evaluations of f"), *rows]
 
@@ -141,6 +164,8 @@ def distributions() -> list[tuple[str, ...]]:
 
 def setup(app: Sphinx) -> dict:
     sys.path.insert(0, str(Path(app.srcdir) / "lib"))
+    app.connect("config-inited", to_source)
+    app.setup_extension("sphinx.ext.linkcode")
     app.connect("autodoc-process-docstring", link_chapters)
     app.connect("autodoc-process-docstring", make_fields)
     app.add_directive("generated-table", GeneratedTable)

@@ -1,5 +1,7 @@
 """The frame around each page: its buttons do what they say, and paper has none."""
 
+import pytest
+
 from .conftest import PAGES
 
 
@@ -51,6 +53,23 @@ def test_paper_has_no_frame(visit):
     for part in (".bd-sidebar-primary", ".bd-header-article", ".prev-next-footer"):
         assert page.locator(part).first.is_hidden(), f"{part} would be printed"
     assert page.locator("h1").first.is_visible()
+
+
+OPEN = """(folds) => folds.map(
+    (fold) => fold.offsetHeight > fold.querySelector("summary").offsetHeight + 10
+)"""
+
+
+@pytest.mark.parametrize(("name", "hints"), [("3-variance", 0), ("exercises/3-variance", 10)])
+def test_on_paper_what_is_folded_stands_open_but_for_hints(visit, name, hints):
+    page = visit(f"book/{name}")
+    folds = page.locator(".bd-article section > details")
+    assert not any(folds.evaluate_all(OPEN))
+    page.emulate_media(media="print")
+    assert any(page.locator("section > details:not(.hint)").evaluate_all(OPEN)) == (not hints)
+    assert all(page.locator("section > details:not(.hint)").evaluate_all(OPEN))
+    closed = page.locator("section > details.hint")
+    assert closed.count() >= hints and not any(closed.evaluate_all(OPEN))
 
 
 def test_a_formula_on_a_phone_starts_at_the_left_and_fades_where_it_goes_on(visit):
