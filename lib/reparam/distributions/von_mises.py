@@ -113,7 +113,7 @@ class VonMises(Distribution):
         loc, concentration = self._wide()
         # From -π to the cut opposite of `loc`, then on from there.
         u = value.to(loc.dtype) + _turns_and_cdf(-math.pi - loc, concentration)
-        turns = u.detach().floor()
+        turns = u.floor()
         u = u - turns
         inside = (u > 0) & (u < 1)
         angle = _Quantile.call(concentration, log_odds_of(torch.where(inside, u, 0.5)))[0]
@@ -215,7 +215,7 @@ def _wrapped(angle: Tensor) -> Tensor:
 def _turns_and_cdf(angle: Tensor, concentration: Tensor) -> Tensor:
     """Whole turns of `angle`, plus the probability of what is below the rest of it around 0."""
     wrapped = _wrapped(angle)
-    turns = ((angle - wrapped).detach() / (2 * math.pi)).round()
+    turns = ((angle - wrapped) / (2 * math.pi)).round()
     x = torch.where(wrapped < 0, -wrapped, wrapped)
     rule = EXACT[x.dtype]
     left, right = _left(x, concentration, rule), _right(x, math.pi - x, concentration, rule)

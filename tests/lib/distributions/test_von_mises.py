@@ -106,6 +106,30 @@ def test_cdf_runs_from_minus_pi_to_pi_and_icdf_inverts_it():
         torch.testing.assert_close(q.icdf(u), z)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_the_ends_of_the_circle(dtype):
+    """All quantiles lie on it, whatever rounds; π is -π; no slope is NaN where nothing is left."""
+    q = VonMises(
+        torch.linspace(-3.14, 3.14, 400, dtype=dtype)[:, None], torch.ones((), dtype=dtype)
+    )
+    z = q.icdf(torch.tensor([0.0, 1e-12, 1 - 1e-7, 1.0], dtype=dtype))
+    assert (z.abs() <= math.pi).all() and (z[:, 0] < -3.14159).all() and (z[:, 3] > 3.14159).all()
+    assert (q.cdf(torch.tensor(math.pi, dtype=dtype)) == 0).all()
+    kappa = torch.tensor(2.0, dtype=dtype, requires_grad=True)
+    z = VonMises(torch.zeros_like(kappa), kappa).icdf(torch.tensor([0.0, 1.0], dtype=dtype))
+    z.sum().backward()
+    assert kappa.grad == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
+def test_an_angle_that_is_rounded_to_pi_is_minus_pi(dtype, monkeypatch):
+    monkeypatch.setattr(
+        "reparam.distributions.von_mises.logistic_noise", lambda shape, **_: torch.full(shape, 16.0)
+    )
+    q = VonMises(torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=dtype))
+    assert q.has_rsample and q.rsample().item() == torch.tensor(-math.pi, dtype=dtype).item()
+
+
 def test_first_and_second_derivatives():
     loc = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     u = torch.tensor([0.02, 0.4, 0.6, 0.97], dtype=torch.float64, requires_grad=True)
