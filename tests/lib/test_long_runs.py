@@ -18,6 +18,7 @@ from reparam import long_runs
 from reparam.data import load_digits
 from reparam.long_runs import (
     blocked_encoder,
+    codes_on_digits,
     doubly_reparameterized,
     estimators_in_a_vae,
     estimators_on_digits,
@@ -786,3 +787,36 @@ def test_the_doubly_reparameterized_runs_are_whole_and_learn():
     for gradient in doubly_reparameterized.GRADIENTS:
         vae = doubly_reparameterized.trained(gradient, 8, seed=0, learning_rate=2e-3, epochs=3)
         assert log_likelihood(vae, digits.test, 50, progress=False).mean > -25
+
+
+def test_the_codes_are_whole_and_a_short_run_agrees():
+    data = load("codes_on_digits")
+    assert list(data["posteriors"]) == list(posteriors_on_digits.POSTERIORS)
+    for of in data["posteriors"].values():
+        assert len(of["read"]) == len(codes_on_digits.SEEDS) >= 5
+        assert len(of["plane"]) == codes_on_digits.DRAWN and 0 < of["variance_in_plane"] < 1
+    for name in codes_on_digits.SHORT_POSTERIORS:
+        new, read = codes_on_digits.run(name, 0, codes_on_digits.SHORT_EPOCHS)
+        assert new.shape[0] == len(load_digits().test)
+        assert read == pytest.approx(data["short_read"][name], abs=0.03)
+
+
+def test_the_reader_of_codes_and_the_plane_on_known_ones():
+    corners = torch.eye(3).repeat_interleave(4, 0)
+    kinds = torch.arange(3).repeat_interleave(4)
+    noise = 0.01 * torch.randn(12, 3)
+    assert codes_on_digits.read(corners, kinds, corners + noise, kinds) == 1.0
+    assert codes_on_digits.read(corners, kinds, corners + noise, (kinds + 1) % 3) == 0.0
+    flat = (torch.randn(50, 2) @ torch.randn(2, 6) + 7).double()
+    places, share = codes_on_digits.plane(flat)
+    assert share == pytest.approx(1, abs=1e-5)  # two dimensions hold all of it
+    torch.testing.assert_close(torch.cdist(places, places), torch.cdist(flat, flat))
+
+
+@pytest.mark.parametrize("name", posteriors_on_digits.POSTERIORS)
+def test_a_code_is_what_the_decoder_takes(name):
+    vae = posteriors_on_digits.POSTERIORS[name].make()
+    z = codes_on_digits.codes(vae, load_digits().test[:5])
+    assert z.ndim == 2 and not z.requires_grad
+    classes = vae.prior.event_shape if name == "categorical" else ()
+    assert vae.decoder(z.unflatten(-1, classes) if classes else z).mean.shape == (5, 64)

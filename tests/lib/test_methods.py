@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -320,3 +321,12 @@ def test_unknown_facts():
         decision_table(colour="red")
     with pytest.raises(ValueError, match="z must be 'continuous' or 'discrete', got 'mixed'"):
         decision_table(z="mixed")
+
+
+def test_the_reference_s_page_speaks_of_every_estimator():
+    """In the generated table, whose rows are these, or in the words around it."""
+    root = Path(__file__).resolve().parents[2]
+    words = (root / "book" / "reference" / "estimators.md").read_text(encoding="utf-8")
+    rows = {name.partition(",")[0] for name in NAMES}
+    left = {name for name in reparam.estimators.__all__ if f"`{name}`" not in words} - rows
+    assert not left, f"neither in the table nor in the words: {left}"

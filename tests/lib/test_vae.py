@@ -234,6 +234,22 @@ def test_more_samples_average_the_reconstruction_only():
     torch.testing.assert_close(kl, vae.terms(x)[1])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        digits_vae,
+        full_covariance_digits_vae,
+        lambda **sizes: flow_digits_vae("radial", 2, **sizes),
+        discrete_digits_vae,
+        hybrid_digits_vae,
+        quantized_digits_vae,
+    ],
+)
+def test_images_of_another_size(make):
+    vae, x = make(hidden_dim=5, pixels=9), images(4).repeat(1, 2)[:, :9]
+    assert evaluate(vae, x).each.shape == (4,) and vae.decoder.logits.out_features == 9
+
+
 def test_posteriors_start_near_unit_variance_on_the_digits():
     sigma = digits_vae().encoder(load_digits().train).stddev
     assert sigma.min() > 0.8 and sigma.max() < 1.25
