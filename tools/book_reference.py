@@ -1,9 +1,10 @@
 """Sphinx extension: the reference comes from the docstrings, and the book leads to it.
 
 autodoc and napoleon make the pages `book/reference/MODULE.md`. Here docstrings and chapters are
-tied together, in the built book only: in a docstring, "chapter 3" leads to that chapter; anywhere,
-the name of a public thing of `reparam` in code type (`Pathwise`, `reparam.noise`, `measure()`)
-leads to its entry. A name that two modules share leads nowhere, unless the module stands before it.
+tied together, in the built book only: in a docstring, "chapter 3" leads to that chapter, and each
+number of "chapters 1 and 3" to its own; anywhere, the name of a public thing of `reparam` in code
+type (`Pathwise`, `reparam.noise`, `measure()`) leads to its entry. A name that two modules share
+leads nowhere, unless the module stands before it.
 Each entry leads to its lines in the repository.
 """
 
@@ -54,14 +55,19 @@ def chapters(source: Path) -> dict[str, str]:
 
 
 def link_chapters(app: Sphinx, what, name, thing, options, lines: list[str]) -> None:
-    """Let "chapter 3" in a docstring lead there."""
+    """Let "chapter 3" in a docstring lead there, and the numbers of "chapters 1, 3 and 4"."""
     known = chapters(Path(app.srcdir))
 
     def link(match):
-        page = known.get(match[1])
+        page = known.get(match[0].split()[-1])
         return f":doc:`{match[0]} </{page}>`" if page else match[0]
 
-    lines[:] = [re.sub(r"\b[Cc]hapter (\d+)\b", link, line) for line in lines]
+    def link_each(match):
+        return re.sub(r"\d+", link, match[0])
+
+    for number, line in enumerate(lines):
+        line = re.sub(r"\b[Cc]hapter \d+\b", link, line)
+        lines[number] = re.sub(r"\b[Cc]hapters \d+(?:(?:, | and )\d+)*", link_each, line)
 
 
 def make_fields(app: Sphinx, what, name, thing, options, lines: list[str]) -> None:

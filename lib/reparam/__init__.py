@@ -1,9 +1,9 @@
-"""Gradients through randomness: estimators that are checked against the exact gradient.
+"""Gradient estimators that are checked against the exact gradient.
 
-`reparam` is the library of the course *Gradients through randomness*. Its modules, from the
-ground up: `noise`, `gaussian`, `distributions`, `relaxed`, `flows`, `estimators`, `objectives`,
-`measure`, `data`, `vae`, `checkup`, `plots`, `explorers`, `quiz`, `live`, `exercises`. Import what
-you need from the module that has it:
+`reparam` is the library of the course *The Reparameterization Trick*. Its modules, from the ground
+up: `noise`, `gaussian`, `distributions`, `relaxed`, `flows`, `estimators`, `objectives`, `measure`,
+`data`, `vae`, `checkup`, `plots`, `long_runs`, `explorers`, `quiz`, `live`, `exercises`. Import
+what you need from the module that has it:
 
 >>> import torch
 >>> from torch.distributions import Normal

@@ -16,7 +16,20 @@ HELD_OUT = 300
 
 @dataclass(frozen=True)
 class Digits:
-    """Images, shape `[n, 64]` in [0, 1] with 1 for ink, and their labels 0 to 9, shape `[n]`."""
+    """Images, shape `[n, 64]` in [0, 1] with 1 for ink, and their labels 0 to 9, shape `[n]`.
+
+    Attributes:
+        train, validation, test: the images of each part.
+        train_labels, validation_labels, test_labels: the digits that these show.
+
+    Used in chapters 1, 2, 4, 6, 7 and 8 through `load_digits`.
+
+    >>> digits = load_digits()
+    >>> digits.test.shape, digits.test_labels.shape
+    (torch.Size([300, 64]), torch.Size([300]))
+    >>> digits.test_labels.unique()
+    tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    """
 
     train: Tensor
     validation: Tensor
@@ -45,8 +58,8 @@ def load_digits(binarize: bool = True) -> Digits:
     Raises:
         TypeError: if `binarize` is not a bool.
 
-    Used in chapters 1 and 2. Source: Alpaydin and Kaynak (1998), UCI Machine Learning Repository,
-    https://doi.org/10.24432/C50P49, license CC BY 4.0, as shipped with scikit-learn.
+    Used in chapters 1, 2, 4, 6, 7 and 8. Source: Alpaydin and Kaynak (1998), UCI Machine Learning
+    Repository, https://doi.org/10.24432/C50P49, license CC BY 4.0, as shipped with scikit-learn.
 
     >>> digits = load_digits()
     >>> digits.train.shape, digits.validation.shape, digits.test.shape

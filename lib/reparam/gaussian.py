@@ -89,7 +89,7 @@ class ReparameterizedSampling(nn.Module):
         ValueError: if a single tensor has an odd last dimension; else as
             `reparameterize_gaussian`.
 
-    Used in chapter 2.
+    Used in chapter 2. Source: as `reparameterize_gaussian`.
 
     >>> encoder = nn.Sequential(nn.Linear(64, 2 * 8), ReparameterizedSampling())
     >>> encoder(torch.zeros(5, 64)).shape
@@ -128,6 +128,7 @@ def reparameterize_full_covariance_gaussian(
             that is not positive, or if a value is NaN or infinite.
 
     Derived in chapter 2, which also shows what another root of the same covariance changes.
+    Source: Kingma and Welling (2019), section 2.5.1, https://arxiv.org/abs/1906.02691.
 
     >>> L = torch.tensor([[1.0, 0.0], [0.5, 2.0]])
     >>> reparameterize_full_covariance_gaussian(torch.zeros(2), L).shape
@@ -237,7 +238,7 @@ def bound_log_var(raw: Tensor, low: float = -10.0, high: float = 10.0) -> Tensor
         TypeError: if `raw` is not a floating-point tensor, or `low` or `high` no number.
         ValueError: if `low` is not below `high` or one is infinite, or `raw` holds NaN or infinity.
 
-    Derived in chapter 4.
+    Derived in chapter 4. Source: our own.
 
     >>> bound_log_var(torch.tensor([-1000.0, 0.0, 1000.0]))
     tensor([-9.9995,  0.0000,  9.9995])
@@ -315,7 +316,8 @@ def full_covariance_kl(mu: Tensor, L: Tensor, reduction: str = "sum") -> Tensor:
         TypeError, ValueError: as `reparameterize_full_covariance_gaussian`, or if `reduction` is
             neither.
 
-    Derived in chapter 4.
+    Derived in chapter 4. Source: Rasmussen and Williams (2006), appendix A.5,
+    http://gaussianprocess.org/gpml/.
 
     >>> full_covariance_kl(torch.zeros(2), torch.tensor([[1.0, 0.0], [0.5, 1.0]]))
     tensor(0.1250)
@@ -354,7 +356,7 @@ def low_rank_kl(mu: Tensor, factor: Tensor, log_diagonal: Tensor, reduction: str
         TypeError, ValueError: as `reparameterize_low_rank_gaussian`, or if `reduction` is neither
             `"sum"` nor `"batchmean"`; ValueError too if `exp(log_diagonal / 2)` drowns beside W.
 
-    Derived in chapter 4.
+    Derived in chapter 4. Source: as `full_covariance_kl`; the way to sum it: our own.
 
     >>> low_rank_kl(torch.zeros(2), torch.tensor([[1.0], [1.0]]), torch.zeros(2))
     tensor(0.4507)

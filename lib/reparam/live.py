@@ -71,6 +71,17 @@ class TryYourOwnF:
         f, mu, sigma, num_samples: the controls, ipywidgets with a `.value`.
         sentence: what the estimates say, or what is wrong with the expression.
         widget: the box that holds everything.
+
+    Args, raises: as for `try_your_own_f`.
+
+    Used in chapter 2 through `try_your_own_f`.
+
+    >>> experiment = TryYourOwnF("3 * z", mu=0.5, sigma=1.0, num_samples=16)
+    >>> experiment.sentence
+    'The exact gradient is 3. Pathwise: mean 3 ...'
+    >>> experiment.f.value = "3 * y"  # as if the reader typed it
+    >>> experiment.sentence
+    "3 * y raises NameError: name 'y' is not defined. ..."
     """
 
     def __init__(self, f, mu, sigma, num_samples):

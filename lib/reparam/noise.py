@@ -41,7 +41,8 @@ def exponential_noise(
         TypeError: if `size`, `dtype` or `generator` is something else than the above.
         ValueError: if `size` is negative somewhere, or `generator` lives on another device.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Devroye (1986), chapter 2,
+    https://luc.devroye.org/rnbookindex.html.
 
     >>> e = exponential_noise(1000, generator=torch.Generator().manual_seed(0))
     >>> bool((e > 0).all())
@@ -63,7 +64,8 @@ def open_uniform_noise(
     below 1, where all that would round to 1 is gathered. Arguments and errors are those of
     `exponential_noise`.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Devroye (1986), chapter 2,
+    https://luc.devroye.org/rnbookindex.html.
 
     >>> u = open_uniform_noise((2, 3), dtype=torch.bfloat16)
     >>> u.shape, bool(((u > 0) & (u < 1)).all())
@@ -114,7 +116,8 @@ def logistic_noise(
     so that a CPU draws `U` in float64, and other devices `log E1 - log E2` with two exponentials,
     which has the same law. Arguments and errors are those of `exponential_noise`.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Devroye (1986), chapter 2,
+    https://luc.devroye.org/rnbookindex.html.
 
     >>> bool(logistic_noise(1000).isfinite().all())
     True

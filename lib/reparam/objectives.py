@@ -90,7 +90,7 @@ def elbo(
             needs it, if `log_joint` returns a wrong shape or NaN, or has no graph to the sample
             where the gradient follows it, or if a baseline is missing or has nothing to do.
 
-    Used in chapters 3 and 7. Sources: Kingma and Welling (2014), https://arxiv.org/abs/1312.6114;
+    Used in chapters 3 and 6. Sources: Kingma and Welling (2014), https://arxiv.org/abs/1312.6114;
     `"stl"`: Roeder, Wu and Duvenaud (2017), https://arxiv.org/abs/1703.09194; `"nvil"`: Mnih and
     Gregor (2014), https://arxiv.org/abs/1402.0030.
 

@@ -50,12 +50,14 @@ WIDTH = 7.0
 
 
 def use_style() -> None:
-    """Set the book's figure style for everything drawn from here on (all chapters).
+    """Set the book's figure style for everything drawn from here on.
 
     Call it once, after the imports. A figure is `WIDTH` = 7 inches wide, the book's text
     column, unless it asks for something else. In a notebook the pictures are stored at 200 dots per
     inch and shown at half that size, so that they are crisp, and are not cropped, so that
-    the text in all of them has one size.
+    the text in all of them has one size. It takes, returns and raises nothing.
+
+    Used in every chapter.
 
     >>> use_style()
     >>> plt.rcParams["figure.figsize"]
@@ -110,7 +112,7 @@ def _sharp_notebook_pictures() -> None:
 def show_digits(
     images: torch.Tensor, *, rows: int = 1, titles: Sequence[str] | None = None
 ) -> Figure:
-    """Draw 8×8 images in a grid, row by row, ink dark on light paper (chapters 1 and 2).
+    """Draw 8×8 images in a grid, row by row, ink dark on light paper.
 
     Args:
         images: values in [0, 1] (1 is ink), shape [n, 64] or [n, 8, 8]; n is a multiple of `rows`.
@@ -124,6 +126,8 @@ def show_digits(
         TypeError: if `images` is not a floating-point tensor.
         ValueError: if there is no image, the shape is another, a value is NaN or outside [0, 1],
             the rows do not come out even, or the titles are not one per row.
+
+    Used in chapters 1, 2 and 7.
 
     >>> figure = show_digits(torch.zeros(6, 64), rows=2, titles=["data", "model"])
     >>> [axes.get_ylabel() for axes in figure.axes]
@@ -188,7 +192,7 @@ def gradient_histogram(
     bins: int = 60,
     ax: Axes | None = None,
 ) -> Axes:
-    """Histograms of gradient estimates beside the exact gradient (chapters 1, 2 and 3).
+    """Histograms of gradient estimates beside the exact gradient.
 
     The axis spans the middle 99 % of each set of estimates. What lies beyond is counted
     in the legend, and stays in the share, so that a heavy tail does not vanish quietly.
@@ -207,6 +211,8 @@ def gradient_histogram(
         TypeError: if a set of estimates is not a floating-point tensor, or `truth` no number.
         ValueError: if there are no estimates, more sets than colors, another shape, or a value
             is not finite.
+
+    Used in chapter 2 through `try_your_own_f`.
 
     >>> axes = gradient_histogram({"pathwise": torch.randn(500)}, 0.0, parameter="μ")
     >>> axes.get_xlabel()
@@ -261,7 +267,7 @@ def learning_curves(
     ylabel: str = "ELBO (nats per image)",
     ax: Axes | None = None,
 ) -> Axes:
-    """The mean over runs as a line and the range of all runs as a band (chapters 1 and 2).
+    """The mean over runs as a line and the range of all runs as a band.
 
     Args:
         curves: by name, shape [points] for one run or [runs, points] for several.
@@ -276,6 +282,8 @@ def learning_curves(
         TypeError: if a curve is not a floating-point tensor.
         ValueError: if there is no curve, more than colors, another shape, a value is not finite,
             or `x` does not fit.
+
+    Used in chapter 2.
 
     >>> axes = learning_curves({"training": torch.tensor([[-30.0, -25.0], [-32.0, -25.5]])})
     >>> axes.get_ylabel()
@@ -306,7 +314,7 @@ def many_learning_curves(
     ylabel: str = "ELBO (nats per image)",
     ax: Axes | None = None,
 ) -> Axes:
-    """More curves than colors: a few stand out, the others are gray, all are named (chapter 7).
+    """More curves than colors: a few stand out, the others are gray, all are named.
 
     A name stands at its curve's end, on the right, moved up or down where two would overlap, so
     that the names, read from the top, are a ranking.
@@ -327,6 +335,8 @@ def many_learning_curves(
         TypeError: if a curve is not a floating-point tensor.
         ValueError: if there is no curve, another shape, a value is not finite, `x` does not fit,
             `highlight` holds an unknown name or too many, or `ylim` is not increasing.
+
+    Used in chapter 7.
 
     >>> curves = {name: torch.linspace(0, end, 5) for name, end in (("a", 1), ("b", 3), ("c", 2))}
     >>> axes = many_learning_curves(curves, x=range(5), highlight=["b"], ylim=(0, 3))
@@ -420,7 +430,7 @@ def _check_series(most: int = len(PALETTE), **argument: Mapping[str, torch.Tenso
 def draw_backward_graph(
     output: torch.Tensor, leaves: Mapping[str, torch.Tensor], *, ax: Axes | None = None
 ) -> Axes:
-    """Draw the graph that `output.backward()` will walk, from its `grad_fn` chain (chapter 1).
+    """Draw the graph that `output.backward()` will walk, from its `grad_fn` chain.
 
     The output stands on top; an arrow leads from each recorded operation to those that receive
     its gradient. A leaf that no arrow reaches stands below a dashed line, in a dashed frame.
@@ -435,6 +445,8 @@ def draw_backward_graph(
 
     Raises:
         TypeError: if `output` is not a tensor, or `leaves` no dict of tensors.
+
+    Used in chapter 1.
 
     >>> mu = torch.tensor(0.0, requires_grad=True)
     >>> axes = draw_backward_graph((mu + 1) ** 2, {"μ": mu})

@@ -62,8 +62,8 @@ def gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0, hard: bool
             ruled out by minus infinity, or one is infinite, or if `temperature` is not positive
             and finite or does not fit.
 
-    Derived in chapter 5; used in chapter 7. Source: Jang, Gu and Poole (2017),
-    https://arxiv.org/abs/1611.01144; Maddison, Mnih and Teh (2017),
+    Derived in chapter 5; used in chapters 7 and 8 through `GumbelSoftmax`. Source: Jang, Gu and
+    Poole (2017), https://arxiv.org/abs/1611.01144; Maddison, Mnih and Teh (2017),
     https://arxiv.org/abs/1611.00712.
 
     >>> y = gumbel_softmax(torch.zeros(5, 3), temperature=0.5)
@@ -91,7 +91,7 @@ def relaxed_bernoulli(
     Args, returns, raises: as for `gumbel_softmax`, for `logits` of any shape; `hard` samples are
     0 or 1.
 
-    Derived in chapter 5; used in chapter 7. Source: Maddison, Mnih and Teh (2017), appendix B,
+    Derived in chapter 5. Source: Maddison, Mnih and Teh (2017), appendix B,
     https://arxiv.org/abs/1611.00712.
 
     >>> relaxed_bernoulli(torch.tensor([-100.0, 100.0]), hard=True)
@@ -154,7 +154,7 @@ def log_gumbel_softmax_log_prob(
         ValueError: if shapes, dtypes or devices do not fit, a value is NaN or infinite (a class of
             probability 0 has no log-ratio: leave it out), or `temperature` is not positive.
 
-    Derived in chapter 5. Source: Maddison, Mnih and Teh (2017), appendix C.3,
+    Described in chapter 5. Source: Maddison, Mnih and Teh (2017), appendix C.3,
     https://arxiv.org/abs/1611.00712.
 
     >>> logits = torch.randn(5, 3)
@@ -215,8 +215,8 @@ def relaxed_logit_log_prob(x: Tensor, logits: Tensor, temperature: float | Tenso
     Raises:
         TypeError, ValueError: as for `log_gumbel_softmax_log_prob`.
 
-    Derived in chapter 5. Source: Maddison, Mnih and Teh (2017), appendix C.2,
-    https://arxiv.org/abs/1611.00712.
+    Described in chapter 5 for classes, of which this is the case of two. Source: Maddison, Mnih and
+    Teh (2017), appendix C.2, https://arxiv.org/abs/1611.00712.
 
     >>> relaxed_logit_log_prob(torch.tensor(0.0), torch.tensor(0.0))  # the logistic's 1/4
     tensor(-1.3863)
@@ -241,7 +241,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
         TypeError: if an argument is not a floating-point tensor.
         ValueError: if shapes, dtypes or devices differ, or a value is NaN.
 
-    Used in chapters 5 and 7. Source: Bengio, Léonard and Courville (2013),
+    Used in chapter 7 through `VectorQuantizer`. Source: Bengio, Léonard and Courville (2013),
     https://arxiv.org/abs/1308.3432.
 
     >>> p = torch.tensor(0.3, requires_grad=True)
@@ -316,7 +316,7 @@ def gumbel_given(one_hot: Tensor, logits: Tensor) -> Tensor:
         ValueError: if one holds NaN, `one_hot` is not one-hot, `logits` rule every class out, or
             dtypes or devices differ.
 
-    Derived in chapter 7. Source: Maddison, Tarlow and Minka (2014), section 3,
+    Described in chapter 7. Source: Maddison, Tarlow and Minka (2014), section 3,
     https://arxiv.org/abs/1411.0030; Tucker et al. (2017), https://arxiv.org/abs/1703.07370.
 
     >>> b = torch.tensor([0.0, 1.0, 0.0])

@@ -108,8 +108,8 @@ class GaussianEncoder(_Encoder):
         ValueError: if a size is not positive, or `x` is empty, holds NaN, or has another length,
             dtype or device than the weights.
 
-    Used from chapter 1 on; chapter 4 measures its initialization. Source: Kingma and Welling
-    (2014), appendix C.2, https://arxiv.org/abs/1312.6114.
+    Used in chapters 1, 2, 4 and 8 through `digits_vae`; chapter 4 measures its initialization.
+    Source: Kingma and Welling (2014), appendix C.2, https://arxiv.org/abs/1312.6114.
 
     >>> posterior = GaussianEncoder(64, 128, 8)(torch.zeros(5, 64))
     >>> posterior.batch_shape, posterior.event_shape
@@ -144,7 +144,8 @@ class FullCovarianceEncoder(_Encoder):
     Raises:
         TypeError, ValueError: as `GaussianEncoder`.
 
-    Derived in chapter 2, compared in chapter 8.
+    Derived in chapter 2, compared in chapter 8. Source: Kingma and Welling (2019), section 2.5.1,
+    https://arxiv.org/abs/1906.02691.
 
     >>> posterior = FullCovarianceEncoder(64, 128, 8)(torch.zeros(5, 64))
     >>> posterior.batch_shape, posterior.scale_tril.shape
@@ -228,7 +229,7 @@ class BernoulliDecoder(nn.Module):
     Raises:
         TypeError, ValueError: as `GaussianEncoder`, of which it is the mirror image.
 
-    Used from chapter 1 on.
+    Used in chapters 1, 2, 4 and 8 through `digits_vae`.
 
     >>> BernoulliDecoder(8, 128, 64)(torch.zeros(5, 8)).mean.shape
     torch.Size([5, 64])
@@ -262,7 +263,8 @@ class CategoricalEncoder(nn.Module):
     Raises:
         TypeError, ValueError: as `GaussianEncoder`.
 
-    Used in chapter 7. Source: Jang, Gu and Poole (2017), https://arxiv.org/abs/1611.01144.
+    Used in chapters 7 and 8 through `discrete_digits_vae`. Source: Jang, Gu and Poole (2017),
+    https://arxiv.org/abs/1611.01144.
 
     >>> posterior = CategoricalEncoder(64, 128, variables=8, classes=10)(torch.zeros(5, 64))
     >>> posterior.batch_shape, posterior.event_shape
@@ -295,7 +297,17 @@ class CategoricalDecoder(BernoulliDecoder):
     It is linear in the code's first layer, so that it takes relaxed codes as readily as one-hot
     ones.
 
-    Used in chapter 7.
+    Args:
+        variables: D, how many variables make up one code.
+        classes: C, how many values each of them has.
+        hidden_dim, output_dim: as for `BernoulliDecoder`.
+
+    Raises:
+        TypeError: if a size is not an int, or `z` not a floating-point tensor.
+        ValueError: if a size is not positive, or `z` is empty, holds NaN, or has another shape,
+            dtype or device.
+
+    Used in chapters 7 and 8 through `discrete_digits_vae`.
 
     >>> CategoricalDecoder(8, 10, 128, 64)(torch.zeros(5, 8, 10)).mean.shape
     torch.Size([5, 64])
@@ -328,7 +340,8 @@ class VAE(nn.Module):
     Raises:
         ValueError: if the encoder's z is not as long as the decoder's.
 
-    Used from chapter 1 on. Source: Kingma and Welling (2014), https://arxiv.org/abs/1312.6114.
+    Used in chapters 1, 2, 4 and 8 through `digits_vae`. Source: Kingma and Welling (2014),
+    https://arxiv.org/abs/1312.6114.
 
     >>> vae = VAE(GaussianEncoder(64, 128, 8), BernoulliDecoder(8, 128, 64))
     >>> vae.elbo(torch.ones(5, 64)).shape
@@ -454,7 +467,7 @@ class FlowVAE(VAE):
     Raises:
         ValueError: if given an `estimator`; else as `VAE`.
 
-    Derived in chapter 6.
+    Derived in chapter 6. Source: Rezende and Mohamed (2015), https://arxiv.org/abs/1505.05770.
 
     >>> vae = flow_digits_vae("planar", num_flows=4)
     >>> vae.elbo(torch.ones(5, 64), num_samples=3).shape
@@ -498,7 +511,7 @@ class HybridEncoder(nn.Module):
     Raises:
         TypeError, ValueError: as `GaussianEncoder`.
 
-    Used in chapter 7.
+    Used in chapter 7 through `hybrid_digits_vae`.
 
     >>> y, z = HybridEncoder(64, 128, classes=10, continuous_dim=4)(torch.zeros(5, 64))
     >>> y.event_shape, z.event_shape
@@ -541,7 +554,8 @@ class HybridVAE(VAE):
     Raises:
         TypeError, ValueError: as `VAE`.
 
-    Used in chapter 7.
+    Used in chapter 7. Source: Kingma et al. (2014), https://arxiv.org/abs/1406.5298, whose
+    posterior of z depends on y as well.
 
     >>> vae = HybridVAE(HybridEncoder(64, 128, 10, 4), BernoulliDecoder(14, 128, 64))
     >>> vae.elbo(torch.ones(5, 64)).shape
@@ -594,7 +608,17 @@ def _beside(y: Tensor, z: Tensor) -> Tensor:
 
 
 class Quantized(NamedTuple):
-    """What a `VectorQuantizer` returns: the codes, their indices, and the loss that trains them."""
+    """What a `VectorQuantizer` returns: the codes, their indices, and the loss that trains them.
+
+    `.code`, the nearest entries of the codebook, has shape `[..., dim]`; `.index`, their numbers,
+    and `.loss`, of each vector, have shape `[...]`.
+
+    Used in chapter 7 through `VectorQuantizer`.
+
+    >>> code, index, loss = VectorQuantizer(codes=3, dim=2)(torch.zeros(5, 2))
+    >>> code.shape, index.shape, loss.shape
+    (torch.Size([5, 2]), torch.Size([5]), torch.Size([5]))
+    """
 
     code: Tensor
     index: Tensor
@@ -703,8 +727,8 @@ class QuantizedVAE(VAE):
     the quantizer's loss in it, so that `train` needs to know nothing of it. `num_samples`,
     `sample` and `estimator` are accepted and change nothing: nothing is drawn.
 
-    Used in chapter 7. Source: van den Oord, Vinyals and Kavukcuoglu (2017),
-    https://arxiv.org/abs/1711.00937.
+    Used in chapters 7 and 8 through `quantized_digits_vae`. Source: van den Oord, Vinyals and
+    Kavukcuoglu (2017), https://arxiv.org/abs/1711.00937.
 
     >>> vae = quantized_digits_vae(variables=8, codes=16)
     >>> reconstruction, kl = vae.terms(torch.ones(5, 64))
@@ -806,9 +830,23 @@ def _drawn(sample: Sampler, q: Distribution) -> Tensor:
 
 
 def digits_vae(latent_dim: int = 8, hidden_dim: int = 200, pixels: int = 64) -> VAE:
-    """The Gaussian VAE of chapters 1 to 3, for 8×8 images.
+    """The book's Gaussian VAE.
 
     Its weights come from the global generator.
+
+    Args:
+        latent_dim: D, the length of z.
+        hidden_dim: width of the hidden layers of encoder and decoder.
+        pixels: of an image; the digits of `load_digits` have 8×8.
+
+    Returns:
+        A `VAE` of images of shape `[batch, pixels]` and codes of shape `[batch, D]`.
+
+    Raises:
+        TypeError: if a size is not an int.
+        ValueError: if a size is not positive.
+
+    Used in chapters 1, 2, 4 and 8; chapters 3 and 6 show long runs of it.
 
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
     <...>
@@ -822,9 +860,19 @@ def digits_vae(latent_dim: int = 8, hidden_dim: int = 200, pixels: int = 64) -> 
 
 
 def full_covariance_digits_vae(latent_dim: int = 8, hidden_dim: int = 200, pixels: int = 64) -> VAE:
-    """The VAE of chapter 8 with a posterior of any covariance, for 8×8 images.
+    """The VAE of chapter 8 with a posterior of any covariance.
 
     Its weights come from the global generator.
+
+    Args:
+        latent_dim, hidden_dim, pixels: as for `digits_vae`.
+
+    Returns:
+        A `VAE` of images of shape `[batch, pixels]` and codes of shape `[batch, D]`.
+
+    Raises:
+        TypeError: if a size is not an int.
+        ValueError: if a size is not positive.
 
     >>> full_covariance_digits_vae().encoder(torch.zeros(5, 64)).event_shape
     torch.Size([8])
@@ -855,7 +903,7 @@ def flow_digits_vae(
     pixels: int = 64,
     **options,
 ) -> FlowVAE:
-    """The VAE of chapter 6 with a flow posterior, for 8×8 images.
+    """The VAE of chapter 6 with a flow posterior.
 
     Its weights come from the global generator.
 
@@ -863,7 +911,7 @@ def flow_digits_vae(
         kind: `"planar"`, `"radial"`, `"sylvester"`, `"coupling"`, `"iaf"` or `"spline"`.
         num_flows: how many flows, one after the other.
         amortized: whether the flows' parameters depend on the image.
-        latent_dim, hidden_dim: D, and the width of the hidden layers of encoder and decoder.
+        latent_dim, hidden_dim, pixels: as for `digits_vae`.
         options: to each flow, such as `hidden=(64,)`.
 
     Raises:
@@ -892,9 +940,23 @@ def flow_digits_vae(
 def discrete_digits_vae(
     variables: int = 8, classes: int = 8, hidden_dim: int = 200, pixels: int = 64
 ) -> VAE:
-    """The categorical VAE of chapter 7, for 8×8 images: `classes**variables` codes.
+    """The categorical VAE of chapter 7: `classes**variables` codes.
 
     Its weights come from the global generator. `train` needs an estimator for discrete codes.
+
+    Args:
+        variables: D, how many variables make up one code.
+        classes: C, how many values each of them has.
+        hidden_dim, pixels: as for `digits_vae`.
+
+    Returns:
+        A `VAE` of images of shape `[batch, pixels]` and one-hot codes of shape `[batch, D, C]`.
+
+    Raises:
+        TypeError: if a size is not an int.
+        ValueError: if a size is not positive.
+
+    Used in chapters 7 and 8.
 
     >>> discrete_digits_vae().encoder(torch.zeros(5, 64)).event_shape
     torch.Size([8, 8])
@@ -908,9 +970,24 @@ def discrete_digits_vae(
 def hybrid_digits_vae(
     classes: int = 10, continuous_dim: int = 4, hidden_dim: int = 200, pixels: int = 64
 ) -> HybridVAE:
-    """The VAE of chapter 7 with a class and a Gaussian vector as its code, for 8×8 images.
+    """The VAE of chapter 7 with a class and a Gaussian vector as its code.
 
     Its weights come from the global generator.
+
+    Args:
+        classes: C, how many values y has.
+        continuous_dim: D, the length of z.
+        hidden_dim, pixels: as for `digits_vae`.
+
+    Returns:
+        A `HybridVAE` of images of shape `[batch, pixels]`, y of shape `[batch, C]` and z of shape
+        `[batch, D]`.
+
+    Raises:
+        TypeError: if a size is not an int.
+        ValueError: if a size is not positive.
+
+    Used in chapter 7; chapter 8 shows a long run of it.
 
     >>> [q.event_shape for q in hybrid_digits_vae().prior]
     [torch.Size([10]), torch.Size([4])]
@@ -932,13 +1009,29 @@ class _VectorEncoder(nn.Sequential):
 def quantized_digits_vae(
     variables: int = 8, codes: int = 8, dim: int = 4, hidden_dim: int = 200, pixels: int = 64
 ) -> QuantizedVAE:
-    """The VQ-VAE of chapter 7, for 8×8 images: `codes**variables` codes, one codebook for all.
+    """The VQ-VAE of chapter 7: `codes**variables` codes, one codebook for all.
 
     Its weights come from the global generator.
+
+    Args:
+        variables: D, how many vectors make up one code.
+        codes: C, the size of the codebook.
+        dim: the length of each vector.
+        hidden_dim, pixels: as for `digits_vae`.
+
+    Returns:
+        A `QuantizedVAE` of images of shape `[batch, pixels]` and codes of shape `[batch, D, dim]`.
+
+    Raises:
+        TypeError: if a size is not an int.
+        ValueError: if a size is not positive.
+
+    Used in chapters 7 and 8.
 
     >>> quantized_digits_vae().prior.event_shape
     torch.Size([8])
     """
+    _check_sizes(variables=variables, codes=codes, dim=dim, hidden_dim=hidden_dim, pixels=pixels)
     encoder = _VectorEncoder(
         nn.Linear(pixels, hidden_dim),
         nn.ReLU(),
@@ -957,6 +1050,20 @@ class History:
     the estimator relaxes discrete codes, the first two are those of relaxed codes. `held_out` is
     the ELBO on the validation images at the end of each epoch (empty without them), always with
     codes drawn exactly.
+
+    Attributes:
+        elbo, reconstruction, kl: shape `[epochs]`.
+        held_out: shape `[epochs]`, or `[0]`.
+        seconds: how long the training took.
+        interrupted: whether Ctrl-C ended it.
+
+    Chapter 2 asks one for its `seconds`.
+
+    >>> history = train(digits_vae(), torch.ones(8, 64), epochs=2, progress=False)
+    >>> bool((history.elbo == history.reconstruction - history.kl).all())
+    True
+    >>> history.held_out.shape
+    torch.Size([0])
     """
 
     elbo: Tensor
@@ -973,6 +1080,11 @@ class HeldOut:
 
     `each` holds the bound of every image, shape `[n]`: two models are compared by the mean and the
     standard error of the differences, which leave out what is hard about an image for both.
+
+    Used in chapters 1, 2, 4, 6, 7 and 8 through `evaluate`.
+
+    >>> print(HeldOut(-20.0, 0.5, each=torch.tensor([-19.5, -20.5])))
+    -20.00 ± 0.50 nats per image
     """
 
     mean: float
@@ -1027,7 +1139,8 @@ def train(
         FloatingPointError: if the loss or a gradient is not finite any more, or the model not able
             to encode and decode. The weights are then those of the last step at which the loss was.
 
-    Used from chapter 1 on.
+    Used in chapters 1, 2, 4, 6, 7 and 8. Source: Kingma and Ba (2015) for Adam,
+    https://arxiv.org/abs/1412.6980.
 
     >>> history = train(digits_vae(), torch.ones(8, 64), epochs=2, progress=False)
     >>> history.elbo.shape, history.interrupted
@@ -1125,7 +1238,8 @@ def evaluate(vae: VAE, images: Tensor, num_samples: int = 100, seed: int = 0) ->
     Raises:
         TypeError, ValueError: as `VAE.terms`.
 
-    Used from chapter 1 on.
+    Used in chapters 1, 2, 4, 6, 7 and 8. Source: Kingma and Welling (2014),
+    https://arxiv.org/abs/1312.6114.
 
     >>> evaluate(digits_vae(), torch.ones(8, 64)).mean < -35
     True

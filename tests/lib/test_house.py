@@ -3,10 +3,15 @@
 import ast
 import importlib
 import inspect
+import json
+import re
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from reparam import _checks
 
 LIBRARY = Path(__file__).resolve().parents[2] / "lib" / "reparam"
 
@@ -22,6 +27,18 @@ FLOORS = [
     {"exercises", "explorers", "quiz", "live"},
 ]
 PUBLIC = sorted(name for floor in FLOORS[1:] for name in floor)
+#: Whose functions and classes are formulas: each says where its formula is from.
+FORMULAS = {"noise", "gaussian", "relaxed", "distributions", "flows", "estimators", "objectives"}
+CHECKS = {name for name in vars(_checks) if name.startswith("check_")}
+#: What runs when a class is called or made, or an `nn.Module` called.
+CALLED = {"__init__", "__post_init__", "__call__", "forward"}
+
+#: "Used in chapters 1, 2 and 7", "Used in chapter 5 through `survey`", "Used in every chapter", "in
+#: no chapter". "From chapter 1 on" is no list, and fails.
+USED = re.compile(
+    r"[Uu]sed (?:in|from) (?P<which>chapters? \d(?:(?:, | and )\d)*|every chapter|no chapter)"
+    r"(?: through `(?P<through>\w+)`)?"
+)
 
 
 def imported(path: Path) -> set[str]:
@@ -80,13 +97,68 @@ def public_things():
                 yield pytest.param(thing, id=f"{module}.{name}")
 
 
+def raises(thing) -> bool:
+    """Whether a function raises or checks, or what runs when a class is made or called."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(thing))).body
+    if isinstance(node, ast.ClassDef):
+        node.body = [part for part in node.body if getattr(part, "name", "") in CALLED]
+    calls = {getattr(part.func, "id", "") for part in ast.walk(node) if isinstance(part, ast.Call)}
+    return bool(calls & CHECKS) or any(isinstance(part, ast.Raise) for part in ast.walk(node))
+
+
 @pytest.mark.parametrize("thing", list(public_things()))
-def test_a_public_thing_says_what_it_is(thing):
-    assert inspect.getdoc(thing), f"{thing.__module__}.{thing.__qualname__} has no docstring"
-    if inspect.isfunction(thing):
-        text = inspect.getdoc(thing).lower()
-        assert ">>>" in text, f"{thing.__qualname__}: its docstring has no example"
-        assert "chapter" in text, f"{thing.__qualname__}: its docstring names no chapter"
+def test_a_public_thing_says_what_it_is(thing, request):
+    text = (thing.__doc__ or "").lower().replace("sources:", "source:")  # not an inherited one
+    wanted = {">>>": "example", "chapter": "chapter"}
+    if raises(thing):
+        wanted["raises:"] = "`Raises:`, though it raises or checks"
+    if request.node.callspec.id.split(".")[0] in FORMULAS:
+        wanted["source:"] = "`Source:`"
+    missing = [what for word, what in wanted.items() if word not in text]
+    assert not missing, f"{thing.__qualname__}: its docstring has no {', no '.join(missing)}"
+
+
+def used() -> dict[tuple[str, str], set[int]]:
+    """{(module, name): numbers of the chapters whose code imports it}."""
+    found = {}
+    for path in (LIBRARY.parents[1] / "book").glob("[1-9]-*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            code = re.sub(r"^( *)[%!].*", r"\1pass", "".join(cell["source"]), flags=re.MULTILINE)
+            for node in ast.walk(ast.parse(code if cell["cell_type"] == "code" else "")):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("reparam."):
+                    for alias in node.names:
+                        key = node.module.split(".")[1], alias.name
+                        found.setdefault(key, set()).add(int(path.name[0]))
+    return found
+
+
+def claims():
+    """Every "Used in chapter N" of a docstring: where it stands, module, name and the match."""
+    for path in sorted(LIBRARY.rglob("*.py")):
+        module = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                text = " ".join((ast.get_docstring(node) or "").split())
+                for claim in USED.finditer(text):
+                    yield f"{path.relative_to(LIBRARY)}: {node.name}", module, node.name, claim
+
+
+def test_what_is_used_in_a_chapter_is_used_there():
+    """By its name in an import, or "through" the name of something that is."""
+    uses, found, wrong = used(), list(claims()), []
+    every = set().union(*uses.values())
+    assert len(found) > 50 and len(every) == 8, "the search itself misses something"
+    for where, module, name, claim in found:
+        if claim["through"]:
+            right = set().union(*(uses[key] for key in uses if key[1] == claim["through"]))
+        else:
+            right = uses.get((module, name), set())
+        said = (
+            every if claim["which"] == "every chapter" else {*map(int, re.findall(r"\d", claim[0]))}
+        )
+        if said != right:
+            wrong.append(f"{where} says {claim[0]!r}, and is imported in {sorted(right) or 'none'}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_public_module_has_its_page_of_reference():

@@ -250,6 +250,13 @@ def test_images_of_another_size(make):
     assert evaluate(vae, x).each.shape == (4,) and vae.decoder.logits.out_features == 9
 
 
+@pytest.mark.parametrize("size", ["variables", "codes", "dim", "hidden_dim", "pixels"])
+def test_bad_sizes_of_a_quantized_model(size):
+    for bad, error in ((0, ValueError), (-1, ValueError), (True, TypeError), (2.0, TypeError)):
+        with pytest.raises(error, match=f"{size} must be"):
+            quantized_digits_vae(**{size: bad})
+
+
 def test_posteriors_start_near_unit_variance_on_the_digits():
     sigma = digits_vae().encoder(load_digits().train).stddev
     assert sigma.min() > 0.8 and sigma.max() < 1.25

@@ -6,7 +6,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: its name, the numbers that show it, and what to do about it."""
+    """One fault: its name, the numbers that show it, and what to do about it.
+
+    Attributes:
+        name: what is wrong, and where.
+        evidence: the numbers that show it.
+        cure: what to do.
+
+    Used in chapters 1, 2 and 4 through `check_sampler`.
+
+    >>> import torch
+    >>> from reparam.checkup import check_gradients
+    >>> mu = torch.zeros(3, requires_grad=True)
+    >>> [finding] = check_gradients(torch.normal(mu, 1.0).sum(), {"mu": mu}).findings
+    >>> finding.name, finding.evidence
+    ('mu: the gradient is exactly zero', 'all 3 entries are 0')
+    """
 
     name: str
     evidence: str
@@ -17,7 +32,21 @@ class Finding:
 class Report:
     """What a check found. Print it, or look at `.ok` and `.findings`.
 
-    `.remarks` are findings that are no faults by themselves.
+    Attributes:
+        subject: the name of what was checked.
+        findings: the faults, each a `Finding`.
+        remarks: findings that are no faults by themselves.
+
+    Used in chapters 1, 2 and 4 through `check_sampler`.
+
+    >>> import torch
+    >>> from reparam.checkup import check_gradients
+    >>> mu = torch.ones(3, requires_grad=True)
+    >>> report = check_gradients(mu.square().sum(), {"mu": mu})
+    >>> report
+    check_gradients: no fault found
+    >>> report.ok
+    True
     """
 
     subject: str

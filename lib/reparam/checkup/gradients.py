@@ -25,7 +25,7 @@ def check_gradients(
         TypeError: if `loss` or a parameter is not a floating-point tensor, or has no name.
         ValueError: if `loss` is not a scalar, or there are no parameters.
 
-    Used in chapters 1 and 2.
+    Used in no chapter; chapter 1 shows why a gradient that is there proves little.
 
     >>> mu = torch.zeros(3, requires_grad=True)
     >>> check_gradients(torch.normal(mu, 1.0).sum(), {"mu": mu})

@@ -52,7 +52,7 @@ def check_sampler(
     Raises:
         TypeError: if `sampler` is not callable.
 
-    Used in chapters 1 and 2.
+    Used in chapters 1, 2 and 4.
 
     >>> from reparam.gaussian import reparameterize_gaussian
     >>> check_sampler(reparameterize_gaussian)

@@ -61,7 +61,8 @@ def reparameterize_uniform(
         ValueError: if shapes do not broadcast, dtypes or devices differ, a value is NaN or
             infinite, or `low` is not below `high`, with a number of the dtype between them.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Kingma and Welling (2014), section 2.4,
+    https://arxiv.org/abs/1312.6114.
 
     >>> z = reparameterize_uniform(torch.zeros(1000), torch.tensor(2.0))
     >>> bool(((z > 0) & (z < 2)).all())
@@ -95,7 +96,9 @@ def reparameterize_exponential(rate: Tensor, generator: torch.Generator | None =
         TypeError: if `rate` is not a floating-point tensor.
         ValueError: if a value is NaN, infinite or not positive.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Devroye (1986), chapter 2,
+    https://luc.devroye.org/rnbookindex.html; Kingma and Welling (2014), section 2.4,
+    https://arxiv.org/abs/1312.6114.
 
     >>> rate = torch.tensor([2.0, 2.0], requires_grad=True)
     >>> z = reparameterize_exponential(rate)
@@ -128,7 +131,9 @@ def reparameterize_logistic(
         ValueError: if shapes do not broadcast, dtypes or devices differ, a value is NaN or
             infinite, or `scale` is not positive.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Devroye (1986), chapter 2,
+    https://luc.devroye.org/rnbookindex.html; Kingma and Welling (2014), section 2.4,
+    https://arxiv.org/abs/1312.6114.
 
     >>> reparameterize_logistic(torch.zeros(3, 1), torch.ones(2)).shape
     torch.Size([3, 2])
@@ -144,7 +149,9 @@ def reparameterize_gumbel(
     `z = F⁻¹(U) = loc - scale * log(-log U)`, with `dz/dloc = 1` and
     `dz/dscale = (z - loc) / scale`. Args, returns, raises: as for `reparameterize_logistic`.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Devroye (1986), chapter 2,
+    https://luc.devroye.org/rnbookindex.html; Kingma and Welling (2014), section 2.4,
+    https://arxiv.org/abs/1312.6114.
 
     >>> reparameterize_gumbel(torch.zeros(3), torch.ones(3)).shape
     torch.Size([3])
@@ -161,7 +168,8 @@ def reparameterize_laplace(
     upper one: exponential noise with a sign. `dz/dloc = 1` and `dz/dscale = (z - loc) / scale`.
     Args, returns, raises: as for `reparameterize_logistic`.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Kingma and Welling (2014), section 2.4,
+    https://arxiv.org/abs/1312.6114.
 
     >>> reparameterize_laplace(torch.zeros(3), torch.ones(3)).shape
     torch.Size([3])
@@ -179,7 +187,9 @@ def reparameterize_cauchy(
     sign, so that both tails are as long as the dtype allows. Args, returns, raises: as for
     `reparameterize_logistic`.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Devroye (1986), chapter 2,
+    https://luc.devroye.org/rnbookindex.html; Kingma and Welling (2014), section 2.4,
+    https://arxiv.org/abs/1312.6114.
 
     >>> reparameterize_cauchy(torch.zeros(3), torch.ones(3)).shape
     torch.Size([3])
@@ -207,7 +217,9 @@ def reparameterize_weibull(
         ValueError: if shapes do not broadcast, dtypes or devices differ, a value is NaN, infinite
             or not positive, or an exponent too small for a gradient (1e-17 in float32).
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Devroye (1986), chapter 2,
+    https://luc.devroye.org/rnbookindex.html; Kingma and Welling (2014), section 2.4,
+    https://arxiv.org/abs/1312.6114.
 
     >>> bool((reparameterize_weibull(torch.ones(9), torch.tensor(2.0)) > 0).all())
     True
@@ -251,7 +263,8 @@ def reparameterize_log_normal(
     `F⁻¹(U) = exp(loc + scale * Φ⁻¹(U))`, `dz/dloc = z` and `dz/dscale = z * eps`. Args, returns,
     raises: as for `reparameterize_logistic`.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Kingma and Welling (2014), section 2.4,
+    https://arxiv.org/abs/1312.6114.
 
     >>> bool((reparameterize_log_normal(torch.zeros(9), torch.ones(9)) > 0).all())
     True
@@ -270,7 +283,9 @@ def reparameterize_pareto(
     `dz/dscale = z / scale` and `dz/dalpha = -(z / alpha) log(z / scale)`. Args, returns, raises:
     as for `reparameterize_weibull`.
 
-    Derived in chapter 5.
+    Derived in chapter 5. Source: Devroye (1986), chapter 2,
+    https://luc.devroye.org/rnbookindex.html; Kingma and Welling (2014), section 2.4,
+    https://arxiv.org/abs/1312.6114.
 
     >>> bool((reparameterize_pareto(torch.full((9,), 3.0), torch.tensor(2.0)) >= 3).all())
     True

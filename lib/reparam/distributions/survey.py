@@ -58,7 +58,7 @@ class Row:
     def in_words(self, named: Callable[[str], str] = str) -> str:
         """Which parameters gradients reach, or what to use instead, its names as `named` has them.
 
-        Used in chapter 5 and in the reference.
+        Used in chapter 5 through `survey`, and in the reference.
         """
         words = ", ".join(self.reached)
         if self.missed:
@@ -143,7 +143,7 @@ def survey() -> Survey:
         A table that prints in 82 columns; `table["Gamma"]` is one of its `rows`. A distribution
         that cannot be constructed this way stands in it and says so.
 
-    Derived in chapter 5.
+    Described in chapter 5. Source: our own.
 
     >>> table = survey()
     >>> table["Gamma"].path, table["Gamma"].reached, table["VonMises"].instead

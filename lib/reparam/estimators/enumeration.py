@@ -49,7 +49,8 @@ class Enumeration:
         ValueError: if the support is not finite or has too many points, or if `f` returns a
             wrong shape or NaN.
 
-    Used from chapter 1 on; the subject of chapter 7.
+    Used in chapters 1 and 7. Source: Kingma et al. (2014),
+    https://arxiv.org/abs/1406.5298, who sum over a class so.
 
     >>> import torch
     >>> from torch.distributions import Bernoulli

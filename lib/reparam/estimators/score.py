@@ -204,7 +204,7 @@ class Constant:
     Raises:
         TypeError: if `value` is neither.
 
-    Derived in chapter 7.
+    Derived in chapter 7. Source: Williams (1992), https://doi.org/10.1007/BF00992696.
 
     >>> import torch
     >>> from torch.distributions import Bernoulli
@@ -232,6 +232,9 @@ class LeaveOneOut:
     `n/(n-1) (f(z_k) - mean) ∇_φ log q_φ(z_k)`.
 
     Needs: `num_samples` of at least 2. Bias: none. Cost: no evaluation of `f` beyond those.
+
+    Raises:
+        ValueError: if there are fewer than two values.
 
     Derived in chapter 7. Source: Kool, van Hoof and Welling (2019),
     https://openreview.net/forum?id=r1lgTGL5DE; Mnih and Rezende (2016),
@@ -405,7 +408,7 @@ class NVIL(Learned):
     Raises:
         TypeError, ValueError: as those two.
 
-    Derived in chapter 7. Source: Mnih and Gregor (2014), section 2.3,
+    Described in chapter 7. Source: Mnih and Gregor (2014), section 2.3,
     https://arxiv.org/abs/1402.0030.
 
     >>> import torch

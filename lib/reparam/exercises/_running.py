@@ -19,6 +19,16 @@ class Outcome:
 
     `status` is "passed", "not yet" (an expectation was not met), "failed" (the answer's own code
     raised) or "unanswered".
+
+    Used in the exercises of every chapter.
+
+    >>> def test_total(answer, rng):
+    ...     "The total is right."
+    ...     if answer.total != 3:
+    ...         raise NotYet("The total is 3.", f"yours {answer.total}")
+    >>> outcome = run(test_total, Answer({"total": 2}, given={}), seed=0)
+    >>> outcome.status, outcome.message, outcome.detail
+    ('not yet', 'The total is 3.', 'yours 2')
     """
 
     name: str
@@ -57,6 +67,12 @@ class Answer:
 
 def points(number):
     """Decorator: what a hidden test is worth, in points.
+
+    Args:
+        number: any number; it is not checked.
+
+    Returns:
+        A decorator that gives a test the attribute `points`, and raises nothing.
 
     Used in the sources of the exercises of every chapter.
 

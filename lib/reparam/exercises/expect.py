@@ -140,7 +140,7 @@ def equal(value, truth, what, *, mistakes=None, options=None):
         options: what may be answered; anything else is told so.
         mistakes: {sentence: the value that this mistake leads to}.
 
-    Used in the exercises of every chapter.
+    Used in the exercises of some chapters.
 
     >>> equal("b", "b", "your choice", options="abc")
     """
@@ -160,7 +160,7 @@ def equal(value, truth, what, *, mistakes=None, options=None):
 def gradients(output, **inputs):
     """The gradients of `output.sum()` by the named inputs, as a dict; says so where one is missing.
 
-    Used in the exercises of every chapter.
+    Used in the exercises of some chapters.
 
     >>> mu = torch.tensor(1.0, requires_grad=True)
     >>> gradients(mu**2, mu=mu)
@@ -196,7 +196,7 @@ def mean(samples, truth, what, *, deviation, mistakes=None):
             scatter more are called noisy: no test would find anything in them.
         mistakes: {sentence: the expectation under this mistake}.
 
-    Used in the exercises of every chapter.
+    Used in the exercises of some chapters.
 
     >>> mean(torch.linspace(-1, 1, 1000), 0.0, "the mean", deviation=1.0)
     """
@@ -214,7 +214,7 @@ def variance(samples, truth, what, *, within, mistakes=None):
     As `mean`, for the variance: `within` is the relative error that the test must be able to see
     (in 999 of 1,000 runs); samples with tails too heavy for that are called noisy.
 
-    Used in the exercises of every chapter.
+    Used in the exercises of some chapters.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> variance(2 * torch.randn(10000, generator=generator), 4.0, "the variance", within=0.2)
@@ -231,7 +231,7 @@ def variance(samples, truth, what, *, within, mistakes=None):
 def raises(kinds, function, what):
     """`function()` raises one of `kinds`, an exception class or several: bad input is refused.
 
-    Used in the exercises of chapters 4 to 8.
+    Used in the exercises of some chapters.
 
     >>> raises(ValueError, lambda: float("one"), "a word for a number")
     """

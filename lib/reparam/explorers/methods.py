@@ -58,7 +58,7 @@ class Method:
     def struck_out(self, **facts: str) -> list[str]:
         """Why these facts exclude it; an empty list where they do not.
 
-        Used in chapter 7.
+        Used in chapter 7 through `chooser`.
 
         >>> METHODS[0].name, METHODS[0].struck_out(z="discrete", f="differentiable")
         ('Pathwise', ['z is discrete: no path to follow'])
@@ -319,7 +319,7 @@ def _check(facts: dict[str, str]) -> None:
 def formula(expression: str) -> str:
     """A count of evaluations in the notation of the page.
 
-    Used in chapter 7.
+    Used in chapter 7 through `chooser`.
 
     >>> formula("K*(C*(C - 1)/2 + 1)"), formula("C**D")
     ('K(C(C − 1)/2 + 1)', 'Cᴰ')
@@ -328,7 +328,7 @@ def formula(expression: str) -> str:
 
 
 def decision_table(**facts: str) -> list[dict[str, str]]:
-    """The rows of the chooser, as chapter 7 prints them.
+    """The rows of the chooser, as chapter 7 shows them.
 
     Args:
         facts: what is known of the problem: any of `z="continuous"` or `"discrete"`,
@@ -344,7 +344,7 @@ def decision_table(**facts: str) -> list[dict[str, str]]:
     Raises:
         ValueError: for an unknown fact or answer.
 
-    Used in chapter 7.
+    Used in chapter 7 through `chooser`.
 
     >>> rows = decision_table(z="discrete", f="black", bias="none", support="many")
     >>> [row["estimator"] for row in rows if not row["struck out"]]

@@ -36,6 +36,17 @@ class Flow(nn.Module):
             context is missing or not wanted.
 
     Derived in chapter 6. Source: Rezende and Mohamed (2015), https://arxiv.org/abs/1505.05770.
+
+    >>> class Double(Flow):
+    ...     def _map(self, z, context):
+    ...         return 2 * z, z.new_full(z.shape[:-1], self.dim * math.log(2))
+    ...
+    ...     def _unmap(self, z, context):
+    ...         return z / 2, z.new_full(z.shape[:-1], -self.dim * math.log(2))
+    >>> Double(2)(torch.ones(1, 2))
+    (tensor([[2., 2.]]), tensor([1.3863]))
+    >>> Double(2).inverse(torch.ones(1, 2))
+    (tensor([[0.5000, 0.5000]]), tensor([-1.3863]))
     """
 
     by_columns = False  # whether it is quicker where z lies column by column
@@ -119,10 +130,18 @@ class FlowSequence(Flow):
         flows: of one `dim`. All of those that take a context take the same one.
 
     Raises:
+        TypeError: if `flows` is no list of flows.
         ValueError: if there are none, or their sizes differ; in use, as `Flow`, and where a layer
             gives NaN or infinity an error that names it.
 
-    Derived in chapter 6.
+    Derived in chapter 6. Source: Rezende and Mohamed (2015), https://arxiv.org/abs/1505.05770.
+
+    >>> from reparam.flows import PlanarFlow, RadialFlow
+    >>> first, second = PlanarFlow(2), RadialFlow(2)
+    >>> z, log_det = FlowSequence([first, second])(torch.ones(5, 2))
+    >>> between, log_det_1 = first(torch.ones(5, 2))
+    >>> torch.allclose(log_det, log_det_1 + second(between)[1])
+    True
     """
 
     def __init__(self, flows: Iterable[Flow]):

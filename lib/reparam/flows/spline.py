@@ -54,7 +54,7 @@ def rational_quadratic_spline(
         ValueError: if shapes do not fit or broadcast, a bin or a slope is not positive, a slope
             is beyond 1e11 or 1e-11 in float32, or widths and heights have different sums.
 
-    Derived in chapter 6. Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; Gregory
+    Described in chapter 6. Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032; Gregory
     and Delbourgo (1982).
 
     >>> widths, heights = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([2.0, 1.0, 1.0])
@@ -195,7 +195,7 @@ class SplineFlow(CouplingFlow):
             `reverse` no bool.
         ValueError: if `bins` is below 2, `bound` is not positive and finite, or a width is below 1.
 
-    Derived in chapter 6. Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032.
+    Described in chapter 6. Source: Durkan et al. (2019), https://arxiv.org/abs/1906.04032.
 
     >>> flow = SplineFlow(3)
     >>> flow(torch.tensor([[1.0, 2.0, 100.0]]))

@@ -32,7 +32,7 @@ def load(name: str, folder: Path = _FOLDER) -> dict[str, Any]:
         FileNotFoundError: if there is no such run.
         ValueError: if the data or the script are not those of the recorded run.
 
-    Used in chapters 1 and 2.
+    Used in chapters 1, 2, 3, 5, 6, 7 and 8.
 
     >>> sorted(load("vae_seeds"))[:3]
     ['curve_epochs', 'held_out_curves', 'kl']
@@ -60,7 +60,7 @@ def write(name: str, data: dict[str, Any], seeds: list[int], folder: Path = _FOL
         FileNotFoundError: if `folder` has no script of that name.
         ValueError: if `data` holds something that JSON cannot, NaN and infinity included.
 
-    For what a chapter shows and a reader would not wait for (chapters 1 and 2).
+    For what a chapter shows and a reader would not wait for.
 
     >>> write("no_such_script", data={}, seeds=[0])
     Traceback (most recent call last):

@@ -25,7 +25,12 @@ _CONCEPT = "concept"
 class Quiz:
     """One chapter's questions, as a figure that works in a page, in Jupyter and in Colab.
 
-    `items` holds the questions as `items/*.toml` has them.
+    `items` holds the questions as `items/*.toml` has them. Args, raises: as for `quiz`.
+
+    Used in every chapter through `quiz`.
+
+    >>> len(Quiz(1).items), Quiz(1).items[0]["id"]
+    (6, '1.1')
     """
 
     def __init__(self, chapter):
@@ -50,6 +55,8 @@ def quiz(chapter):
     Raises:
         ValueError: if that chapter has no quiz; the message lists those that have one.
 
+    Used in every chapter.
+
     >>> quiz(1)
     <Quiz of chapter 1: questions 1.1 to 1.6>
     >>> quiz("concept")
@@ -70,7 +77,7 @@ def check(question, answer=None):
         ValueError: if there is no answer, the question does not exist or cannot have that answer;
             the message says what can be asked or answered.
 
-    Used at the end of every chapter.
+    Used in every chapter, at its end.
 
     >>> check("1.2", "c")  # doctest: +ELLIPSIS
     1.2 c: Right. `sample()` returns a tensor without a graph, ...

@@ -295,8 +295,7 @@ def test_every_public_estimator_has_a_case():
 def test_its_docstring_says_what_it_takes_and_costs(estimator):
     text = inspect.getdoc(estimator)
     for word in ("Needs:", "Bias:", "Cost:", "Higher derivatives:", "Raises:", "chapter", "https"):
-        known = word == "https" and estimator in (Enumeration,)  # a sum needs no source
-        assert word in text or known, f"{estimator.__name__} does not say {word!r}"
+        assert word in text, f"{estimator.__name__} does not say {word!r}"
 
 
 @pytest.mark.parametrize("kind", EVERY)
