@@ -1,6 +1,7 @@
 """The page of benchmarks: it shows all that was recorded, and types no number of its own."""
 
 import copy
+import math
 import re
 
 import pytest
@@ -51,6 +52,30 @@ def test_ratios_are_those_of_the_record():
         recorded += [row["time / first"] for row in rows if row.get("time / first", 1) != 1]
         shown = [one.by_minima for one in benchmarks.pairs(rows)]
         assert sorted(shown) == pytest.approx(sorted(recorded), rel=2e-3)
+
+
+def test_what_chapter_5_says_of_the_price_of_its_slopes_is_in_the_record():
+    cells = notebooks.read(notebooks.ROOT / "book/5-other-distributions.ipynb").cells
+    (text,) = [cell.source for cell in cells if "book/benchmarks.md#" in cell.source]
+    rows = {row["name"]: row for row in RECORD["sections"]["implicit gradients"]}
+    middle, tail = (
+        rows[f"TruncatedNormal on {where}, by loc: typed with erfinv"]
+        for where in ("(0, 1)", "(12, 13)")
+    )
+    theirs = rows["VonMises, by κ: TFP on JAX"]
+
+    def digits(row):
+        return math.floor(-math.log10(row["largest error"]))
+
+    said = {
+        "dozens of times as long": all(24 < 1 / r["time / first"] < 144 for r in (middle, tail)),
+        "right to ten digits in the middle": digits(middle) == 10,
+        "fails in its tails": tail["not finite"] == tail["checked"],
+        "several times as long": 3 <= 1 / theirs["time / first"] <= 12,
+        "right to seven digits": digits(theirs) == 7,
+    }
+    for words, true in said.items():
+        assert words in text and true, f"chapter 5, on PyTorch's Gamma family: {words!r}?"
 
 
 def test_a_value_that_is_not_finite_loses_and_rounding_does_not_decide():

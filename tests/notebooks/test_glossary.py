@@ -8,6 +8,7 @@ import functools
 import re
 
 import pytest
+import rules
 
 from tools import notebooks
 
@@ -93,3 +94,43 @@ def test_a_use_before_the_definition_is_noticed():
     assert occurs("variance × time", "the\nvariance × time of it")
     assert not occurs("law", "lawn") and not occurs("score", "underscore")
     assert not occurs("RELAX", "relax")
+
+
+def bold(tokens):
+    """What stands in bold in the course of a sentence.
+
+    What opens a paragraph labels it, with or without a period at its end.
+    """
+    found = []
+    for token in tokens:
+        for n, child in enumerate(token.children or []):
+            if child.type == "strong_open" and "".join(c.content for c in token.children[:n]):
+                close = [c.type for c in token.children[n:]].index("strong_close")
+                found.append("".join(c.content for c in token.children[n : n + close]))
+    return [text for text in found if text[-1] not in ".?"]
+
+
+TERMS = {term.lower() for entry in ENTRIES for term in names(entry)}
+
+
+def has_an_entry(text):
+    """Whether it is a term, in the plural perhaps, or opens the name of one: *hybrid* code."""
+    text = text.lower()
+    return any(term in (text, text.removesuffix("s")) for term in TERMS) or any(
+        term.startswith(f"{text} ") for term in TERMS
+    )
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.name)
+def test_what_a_chapter_sets_in_bold_in_a_sentence_has_an_entry(path):
+    found = {text for *_, tokens in rules.Page(path).markdown for text in bold(tokens)}
+    assert found, "no term is in bold"
+    missing = sorted(text for text in found if not has_an_entry(text))
+    assert not missing, "a term wants an entry in book/glossary.md; what is no term, italics"
+
+
+def test_a_term_without_an_entry_is_noticed():
+    text = "**Worked.** It is a **cost**, not a **score**. **Type.** This is **implicit**."
+    shown = bold(rules.MARKDOWN.parse(text))
+    assert shown == ["cost", "score", "implicit"]
+    assert [has_an_entry(text) for text in shown] == [False, True, True]

@@ -31,6 +31,18 @@ def test_the_minutes_of_a_plan_add_up(part):
     assert sum(map(int, re.findall(r"(?m)^\| (\d+) \|", part))) == total
 
 
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part[0])
+def test_the_end_of_a_chapter_has_the_links_and_the_minutes_of_its_part(part):
+    cells = notebooks.read(CHAPTERS[int(part[0]) - 1]).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    links = re.findall(r"`#([\w-]+:present[^`]*)`", text)
+    assert links == re.findall(r"#([\w-]+:present[^)]*)\)", part)
+    plan = re.search(r"\*\*Plan\*\* for (.+)", text)[1]
+    minutes = re.findall(r"\d+", re.sub(r"\(\d\.\d+\)", "", plan))
+    of_part = re.findall(r"(?m)A plan for (\d+)|^\| (\d+)", part)
+    assert minutes in ([], ["".join(one) for one in of_part])  # a plan may go without
+
+
 @pytest.mark.parametrize("number", range(1, 1 + len(CHAPTERS)))
 def test_a_snippet_runs_as_printed_and_fits_on_a_slide(number):
     examples = doctest.DocTestParser().get_examples(SNIPPETS[number])
