@@ -21,6 +21,11 @@ class Small(ast.NodeTransformer):
         is_large = type(node.value) is int and node.value >= 1000
         return ast.Constant(FEW) if is_large else node
 
+    def visit_Call(self, node):
+        if ast.unparse(node) == "range(3)":  # seeds
+            return ast.parse("range(2)", mode="eval").body
+        return self.generic_visit(node)
+
     def visit_keyword(self, node):
         if node.arg == "epochs":
             return ast.keyword("epochs", ast.Constant(1))
@@ -42,18 +47,25 @@ def gpu_cells():
 
 def needed(before, own):
     """Those of the statements before that define, directly or not, what the last ones use."""
-    kept, wanted = [], used(own)
+    kept, wanted = [], used(ast.Module(own, []))
     for statement in reversed(before):
         is_import = isinstance(statement, ast.Import | ast.ImportFrom)
         if is_import or defined(statement) & wanted:
             kept.insert(0, statement)
-            wanted |= used([statement])
+            wanted |= used(statement)
     return kept
 
 
-def used(statements):
-    nodes = [node for statement in statements for node in ast.walk(statement)]
-    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+def used(statement):
+    """What it takes from elsewhere: of a loop, a function or a cell nothing that it sets itself."""
+    nodes = list(ast.walk(statement))
+    whole = isinstance(statement, ast.For | ast.FunctionDef | ast.ClassDef | ast.Module)
+    sets = [node for node in nodes if whole or isinstance(node, ast.comprehension)]
+    names = [n for node in sets for n in ast.walk(node) if isinstance(n, ast.Name)]
+    own = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+    own |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    loaded = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return loaded - own
 
 
 def defined(statement):
