@@ -116,6 +116,8 @@ def to_source(app: Sphinx, config) -> None:
     root = "{url}/blob/{branch}".format(**about["repository"])
 
     def resolve(domain: str, info: dict[str, str]) -> str | None:
+        if not info["module"]:
+            return None
         thing = importlib.import_module(info["module"])
         for part in info["fullname"].split("."):
             thing = getattr(thing, part, None)
