@@ -14,16 +14,16 @@ import torch
 
 # %% text
 r"""
-The code has $d$ variables, and the true posterior of an image is $N(m, \tau^2 I)$. Ours is $q = N(m, \sigma^2 I)$: right in the mean, wrong in the width by the ratio $r = \sigma/\tau$.
+The code has $D$ variables, and the true posterior of an image is $N(m, s^2 I)$. Ours is $q = N(m, \sigma^2 I)$: right in the mean, wrong in the width by the ratio $r = \sigma/s$.
 
 > **Predict first.** Which is worse, half the true width or twice? For the ELBO, and for the average weight of (8.2)?
 
-Derive two numbers, which depend on $r$ and $d$ alone:
+Derive two numbers, which depend on $r$ and $D$ alone:
 
 1. `gap(r, d)`: by how much the ELBO lies below $\log p(x)$.
 2. `relative_variance(r, d)`: the variance of one weight over its squared mean, $\mathrm{Var}(w)/p(x)^2$. An entry is `torch.inf` where the variance is infinite.
 
-`r` is a tensor of ratios, `d` a whole number; both functions return a tensor of the shape of `r`.
+`r` is a tensor of ratios, `d` the whole number $D$; both functions return a tensor of the shape of `r`.
 """
 
 
@@ -45,7 +45,7 @@ def relative_variance(r, d):
 
 # %% hint
 r"""
-By (8.1) the gap is $\mathrm{KL}(q\,\|\,p(z\mid x))$, one Gaussian's from another with the same mean. The $d$ variables are independent, so that their KLs add.
+By (8.1) the gap is $\mathrm{KL}(q\,\|\,p(z\mid x))$, one Gaussian's from another with the same mean. The $D$ variables are independent, so that their KLs add.
 """
 
 # %% hint
@@ -55,7 +55,7 @@ $w = p(x)\,p(z\mid x)/q(z\mid x)$. So $\mathbb E_q[w^2]/p(x)^2 = \int p(z\mid x)
 
 # %% hint
 r"""
-For one variable the exponent is $-z^2\big(\frac1{\tau^2} - \frac1{2\sigma^2}\big)$ around the mean. For $d$ variables the integral is a product, and the 1 is taken away at the end.
+For one variable the exponent is $-z^2\big(\frac1{s^2} - \frac1{2\sigma^2}\big)$ around the mean. For $D$ variables the integral is a product, and the 1 is taken away at the end.
 """
 
 # %% visible

@@ -231,7 +231,9 @@ class LeaveOneOut:
     `b_k = 1/(n-1) Σ_{j≠k} f(z_j)`, so that the gradient estimate is the mean of
     `n/(n-1) (f(z_k) - mean) ∇_φ log q_φ(z_k)`.
 
-    Needs: `num_samples` of at least 2. Bias: none. Cost: no evaluation of `f` beyond those.
+    Needs: `num_samples` of at least 2.
+    Bias: none.
+    Cost: no evaluation of `f` beyond those.
 
     Raises:
         ValueError: if there are fewer than two values.
@@ -261,7 +263,8 @@ class MovingAverage(nn.Module):
     scaled to sum to one; the first call has no baseline. One number for the whole batch. In eval
     mode, which `torch.func` needs, the average is used and stays as it is.
 
-    Bias: none, as it knows earlier calls only. Cost: nothing.
+    Bias: none, as it knows earlier calls only.
+    Cost: nothing.
 
     Args:
         decay: between 0 (the last call alone) and 1, exclusive.
@@ -313,7 +316,8 @@ class Learned(nn.Module):
     `learned.parameters()` to an optimizer. In eval mode, which `torch.func` and `torch.compile`
     need, it predicts and is not trained.
 
-    Bias: none. Cost: the network; no evaluation of `f`.
+    Bias: none.
+    Cost: the network; no evaluation of `f`.
 
     Args:
         network: maps `x`, shape `[*batch_shape, features]`, to `[*batch_shape, 1]` or
