@@ -267,6 +267,45 @@ def test_batches_and_expand():
     assert "TruncatedNormal" in repr(q)
 
 
+def test_moments_in_units_of_another_scale():
+    q = TruncatedNormal(*(torch.tensor(v, dtype=torch.float64) for v in (0.3, 1.7, 1.2, 2.9)))
+    law = scipy.stats.truncnorm((1.2 - 0.3) / 1.7, (2.9 - 0.3) / 1.7, loc=0.3, scale=1.7)
+    for name, exact in (("mean", law.mean()), ("variance", law.var()), ("mode", 1.2)):
+        assert getattr(q, name).item() == pytest.approx(exact, rel=1e-9), name
+    assert q.entropy().item() == pytest.approx(law.entropy(), rel=1e-9)
+    assert q.has_rsample and TruncatedNormal.support.event_dim == 0
+    assert not TruncatedNormal.support.is_discrete
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_next_to_a_bound_at_0_that_is_far_from_loc(side):
+    """The distance from the bound, a hundred-millionth of 1e-8, is not lost in 1e8 + x."""
+    bounds = sorted((0.0, -side))
+    q = TruncatedNormal(*(torch.tensor(v).double() for v in (side * 1e8, 1.0, *bounds)))
+    z = q.icdf(torch.tensor(0.5).double()).item()
+    assert z == pytest.approx(-side * math.log(2) / 1e8, rel=1e-6)
+
+
+def test_slopes_that_will_be_differentiated_again_are_as_exact():
+    """Next to a far bound, where the distance from it cannot be told from z any more."""
+    leaves = [torch.tensor(v, dtype=torch.float64) for v in (0.0, 1.0, 1e3, 1.1e3)]
+    leaves = [leaf.expand(3).clone().requires_grad_() for leaf in leaves]
+    z = TruncatedNormal(*leaves)._at_log_odds(torch.tensor([-30.0, -14.0, 3.0]).double())
+    first = torch.autograd.grad(z.sum(), leaves, retain_graph=True)
+    again = torch.autograd.grad(z.sum(), leaves, create_graph=True)
+    torch.testing.assert_close(again, first, rtol=1e-12, atol=0)
+
+
+def test_the_limits_of_what_the_bounds_may_be():
+    limit = torch.finfo(torch.float32).max ** 0.4
+    TruncatedNormal(1e10, 1e-6)  # without bounds loc may be as many scales from 0
+    TruncatedNormal(0.0, 1e10, 1e20, INF)
+    TruncatedNormal(0.0, 1.0, 0.0, 1.5 / limit)
+    for arguments in ((0.0, 1.0, 0.0, 0.9 / limit), (0.0, 1e-10, 1e10, 2e10)):
+        with pytest.raises(ValueError, match="the bounds must begin within"):
+            TruncatedNormal(*arguments)
+
+
 def test_the_score_function_refuses_moving_bounds():
     theta = torch.tensor(0.5, requires_grad=True)
     for arguments in ((0.0, 1.0, theta, 2.0), (0.0, 1.0, -1.0, theta)):
