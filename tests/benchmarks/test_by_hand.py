@@ -7,11 +7,9 @@ validation, and the same `f`; both leave the gradient in `.grad`.
 """
 
 import math
-from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.distributions import (
     Bernoulli,
@@ -23,7 +21,6 @@ from torch.distributions import (
 )
 
 from reparam import estimators as ours
-from reparam.relaxed import gumbel_softmax
 from tests.benchmarks.problems import many_bits
 from tests.benchmarks.timing import interleaved, report
 
@@ -31,7 +28,7 @@ SAMPLES, BATCH, BITS = 8, 64, 200
 ALLOWED = 1.15
 
 
-def compare(name, parameters, mine, by_hand, rounds=80, target=ALLOWED):
+def compare(name, parameters, mine, by_hand, rounds=80, target=ALLOWED, section="by hand"):
     """Time both; the by-hand way is what the ratio is about."""
 
     def cleared(way):
@@ -43,7 +40,7 @@ def compare(name, parameters, mine, by_hand, rounds=80, target=ALLOWED):
         return step
 
     summary = interleaved({"ours": cleared(mine), "by hand": cleared(by_hand)}, rounds)
-    ratio = 1 / report("by hand", name, summary)["by hand"]
+    ratio = 1 / report(section, name, summary)["by hand"]
     assert target is None or ratio <= target, f"{name} takes {ratio:.2f} times as long as by hand"
 
 
@@ -370,119 +367,6 @@ def test_antithetic(name):
     compare(name, (logits,), mine, by_hand)
 
 
-# --- relaxations -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("hard", [False, True])
-def test_gumbel_softmax_of_bits(hard):
-    logits, temperature = leaf(BATCH, BITS), 0.7
-    estimator = ours.GumbelSoftmax(temperature, hard)
-
-    def mine():
-        estimator(many_bits, bits(logits), SAMPLES).sum().backward()
-
-    def by_hand(noise):
-        z = logits + noise((SAMPLES, BATCH, BITS))
-        y = (z / temperature).sigmoid()
-        y = through((z > 0).float(), y) if hard else y
-        many_bits(y).mean(0).sum().backward()
-
-    # Ours draws noise in float64, so that its tails do not end, which takes half as long again as
-    # the usual cut-off noise; and its slope does not vanish where the sigmoid rounds to 1.
-    name = f"GumbelSoftmax{'(hard)' if hard else ''}, bits"
-    cut_off, right = partial(by_hand, logistic), partial(by_hand, logistic_with_tails)
-    compare(f"{name}, noise cut off by hand", (logits,), mine, cut_off, target=None)
-    compare(name, (logits,), mine, right)
-
-
-@pytest.mark.parametrize("hard", [False, True])
-def test_gumbel_softmax_of_classes(hard):
-    logits, temperature = leaf(BATCH, 20, 10), 0.7
-    estimator = ours.GumbelSoftmax(temperature, hard)
-
-    def mine():
-        estimator(of_classes, classes(logits), SAMPLES).sum().backward()
-
-    def by_hand():
-        y = F.gumbel_softmax(logits.expand(SAMPLES, -1, -1, -1), temperature, hard)
-        of_classes(y).mean(0).sum().backward()
-
-    compare(f"GumbelSoftmax{'(hard)' if hard else ''}, classes", (logits,), mine, by_hand)
-
-
-@pytest.mark.parametrize("way", ["probabilities", "identity", "argmax"])
-def test_straight_through(way):
-    logits = leaf(BATCH, BITS)
-    estimator = ours.StraightThrough(way)
-
-    def mine():
-        estimator(many_bits, bits(logits), SAMPLES).sum().backward()
-
-    def by_hand():
-        q = bits(logits)
-        if way == "argmax":
-            z = through((logits > 0).float(), logits)[None]
-        else:
-            b = q.sample((SAMPLES,))
-            z = through(b, logits.sigmoid() if way == "probabilities" else logits)
-        many_bits(z).mean(0).sum().backward()
-
-    compare(f"StraightThrough({way})", (logits,), mine, by_hand)
-
-
-def test_gumbel_rao():
-    logits, temperature, draws = leaf(BATCH, BITS), 0.7, 10
-
-    def mine():
-        ours.GumbelRao(temperature, draws)(many_bits, bits(logits), SAMPLES).sum().backward()
-
-    def by_hand():
-        with torch.no_grad():
-            p = logits.sigmoid()
-            b = torch.bernoulli(p.expand(SAMPLES, -1, -1))
-            v = torch.rand(draws, *b.shape)
-            v = torch.where(b == 1, 1 - p + v * p, v * (1 - p))
-            noise = v.log() - (-v).log1p()
-        y = ((logits + noise) / temperature).sigmoid().mean(0)
-        many_bits(through(b, y)).mean(0).sum().backward()
-
-    compare("GumbelRao, bits", (logits,), mine, by_hand, rounds=30)
-
-
-def test_reinmax_of_bits():
-    logits = leaf(BATCH, BITS)
-
-    def mine():
-        ours.ReinMax()(many_bits, bits(logits), SAMPLES).sum().backward()
-
-    def by_hand():
-        p = logits.detach().sigmoid()
-        b = torch.bernoulli(p.expand(SAMPLES, -1, -1))
-        middle = (b + p) / 2
-        slope = 2 * middle * (1 - middle) - p * (1 - p) / 2
-        many_bits(b + slope * (logits - logits.detach())).mean(0).sum().backward()
-
-    compare("ReinMax, bits", (logits,), mine, by_hand)
-
-
-def test_reinmax_of_classes():
-    """By hand: algorithm 2 of the paper."""
-    logits = leaf(BATCH, 20, 10)
-
-    def mine():
-        ours.ReinMax()(of_classes, classes(logits), SAMPLES).sum().backward()
-
-    def by_hand():
-        p = logits.softmax(-1)
-        b = classes(logits).sample((SAMPLES,))
-        middle = (b + p) / 2
-        middle = (middle.log() - logits).detach() + logits
-        y = 2 * middle.softmax(-1) - p / 2
-        of_classes(through(b, y)).mean(0).sum().backward()
-
-    compare("ReinMax, classes", (logits,), mine, by_hand)
-
-
 # --- control variates --------------------------------------------------------------------------
 
 
@@ -527,24 +411,3 @@ def test_control_variates(name):
 
     parameters = (logits, *own, *estimator.parameters())
     compare(name, parameters, mine, by_hand, rounds=40)
-
-
-# --- one relaxed sample ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("hard", [False, True])
-def test_gumbel_softmax_against_that_of_torch(hard):
-    """Target: faster, forward and backward."""
-    logits, slope = leaf(1024, 100), torch.randn(1024, 100)
-
-    def way(function):
-        def step():
-            logits.grad = None
-            function(logits, 0.7, hard).backward(slope)
-
-        return step
-
-    ways = {"ours": way(gumbel_softmax), "torch": way(F.gumbel_softmax)}
-    name = f"gumbel_softmax{'(hard)' if hard else ''} 1024 × 100"
-    ratio = report("by hand", name, interleaved(ways, rounds=200))["torch"]
-    assert ratio > 1, f"gumbel_softmax takes {1 / ratio:.2f} times as long as that of torch"
