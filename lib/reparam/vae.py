@@ -511,7 +511,7 @@ class HybridEncoder(nn.Module):
     Raises:
         TypeError, ValueError: as `GaussianEncoder`.
 
-    Used in chapter 7 through `hybrid_digits_vae`.
+    Used in chapters 7 and 8 through `hybrid_digits_vae`.
 
     >>> y, z = HybridEncoder(64, 128, classes=10, continuous_dim=4)(torch.zeros(5, 64))
     >>> y.event_shape, z.event_shape
@@ -987,7 +987,7 @@ def hybrid_digits_vae(
         TypeError: if a size is not an int.
         ValueError: if a size is not positive.
 
-    Used in chapter 7; chapter 8 shows a long run of it.
+    Used in chapters 7 and 8.
 
     >>> [q.event_shape for q in hybrid_digits_vae().prior]
     [torch.Size([10]), torch.Size([4])]

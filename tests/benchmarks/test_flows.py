@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from reparam.flows import (
+    AffineCouplingFlow,
     FlowSequence,
     InverseAutoregressiveFlow,
     PlanarFlow,
@@ -23,7 +24,10 @@ from tests.benchmarks.timing import interleaved, keep, report
 
 normflows = pytest.importorskip("normflows", reason="make benchmarks installs it")
 zuko = pytest.importorskip("zuko", reason="make benchmarks installs it")
-from nflows.transforms import PiecewiseRationalQuadraticCouplingTransform  # noqa: E402
+from nflows.transforms import (  # noqa: E402
+    AffineCouplingTransform,
+    PiecewiseRationalQuadraticCouplingTransform,
+)
 from nflows.transforms.autoregressive import MaskedAffineAutoregressiveTransform  # noqa: E402
 from pyro.distributions import transforms as pyro_transforms  # noqa: E402
 
@@ -147,6 +151,36 @@ class Conditioner(nn.Sequential):
 
     def forward(self, z, context=None):
         return super().forward(z)
+
+
+def test_affine_coupling():
+    """Stated, win or lose."""
+    dim, hidden = DEEP_DIM, [WIDTH, WIDTH]
+    halves = torch.arange(dim) < dim // 2
+    families = {
+        "ours": (lambda i: AffineCouplingFlow(dim, hidden, reverse=bool(i % 2)), through_ours),
+        "nflows": (
+            lambda i: AffineCouplingTransform((halves if i % 2 else ~halves).long(), Conditioner),
+            through_pairs,
+        ),
+        "zuko": (
+            lambda i: zuko.flows.GeneralCouplingTransform(
+                dim, mask=halves if i % 2 else ~halves, hidden_features=hidden
+            ),
+            through_zuko,
+        ),
+        "normflows": (
+            lambda i: normflows.flows.AffineCouplingBlock(
+                normflows.nets.MLP([dim // 2, *hidden, dim])
+            ),
+            through_pairs,
+        ),
+        "pyro": (
+            lambda i: pyro_transforms.affine_coupling(dim, hidden_dims=hidden),
+            through_pyro,
+        ),
+    }
+    race("affine coupling", families, dim, DEEP_BATCH, LAYERS)
 
 
 def test_spline_coupling():

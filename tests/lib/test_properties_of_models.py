@@ -66,6 +66,7 @@ WITHOUT = {
     "measure.Comparison": "what compare returns",
     "measure.ExactGradient": "what exact_gradient returns",
     "measure.Measurement": "what measure returns",
+    "measure.Row": "what a Comparison holds",
     "noise.exponential_noise": "test_noise draws its shapes and dtypes",
     "noise.gumbel_noise": "test_noise draws its shapes and dtypes",
     "noise.logistic_noise": "test_noise draws its shapes and dtypes",
