@@ -5,7 +5,7 @@ kind = "implementation"
 difficulty = 3
 minutes = 30
 points = 8
-objective = "Implement the ordinary and the doubly reparameterized gradient of the bound from the same noise, and say where the second has none"
+objective = "Implement the ordinary and the doubly reparameterized gradient of the bound from the same noise, and derive what noise the first keeps where the second has none"
 after = "The gradient that fades"
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 # %% text
 r"""
-The posterior of each of $N$ images is $q = N(\mu, \sigma^2 I)$ with $D$ variables and `log_var` $= \log\sigma^2$, both of shape `[N, D]`. The noise is drawn already, `eps` of shape `[K, N, D]`, and `log_joint(z)` gives $\log p(x,z)$: from `[K, N, D]` to `[K, N]`, differentiable by `z`.
+The posterior of each of $N$ images is $q = N(\mu, \mathrm{diag}(\sigma^2))$ with $D$ variables, each with a variance of its own: $\mu$ and `log_var` $= \log\sigma^2$ have the shape `[N, D]`. The noise is drawn already, `eps` of shape `[K, N, D]`, and `log_joint(z)` gives $\log p(x,z)$: from `[K, N, D]` to `[K, N]`, differentiable by `z`.
 
 > **Predict first.** Let $q$ be the true posterior of every image. What does the ordinary gradient (8.5) give for one draw of the noise, and what does (8.7)?
 
@@ -25,7 +25,7 @@ Both functions return `(by_mu, by_log_var)`, each `[N, D]`: the gradient of $L_K
 
 1. `ordinary(log_joint, mu, log_var, eps)`: (8.5), with the score.
 2. `doubly(log_joint, mu, log_var, eps)`: (8.7), from the same noise.
-3. `at_the_posterior`: where $q$ is the true posterior, `"zero in every draw"`, `"zero in the mean"` or `"not zero"`, for the key `"ordinary"` and for the key `"doubly"`.
+3. `noise_left(log_var, K)`: where $q$ is the true posterior of every image, the variance of each entry of the two results of `ordinary`, as `(of_mu, of_log_var)`, each `[N, D]`.
 
 $\log p(x,z)$ around $-5000$ is ordinary for large images: a weight itself is no number that can be formed.
 """
@@ -66,12 +66,12 @@ def doubly(
 
 
 # %% answer
-### BEGIN SOLUTION
-at_the_posterior = {
-    "ordinary": "zero in the mean",
-    "doubly": "zero in every draw",
-}
-### END SOLUTION
+def noise_left(log_var: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """The variance of `ordinary` where q is the true posterior, by mu and by log_var."""
+    ### BEGIN SOLUTION
+    return torch.exp(-log_var) / K, torch.full_like(log_var, 0.5 / K)
+    ### END SOLUTION
+
 
 # %% hint
 r"""
@@ -88,6 +88,11 @@ r"""
 (8.7) is the gradient of $\sum_k c_k\log w_k$ with the constants $c_k = v_k^2$. What makes a constant of a tensor? And along which axis do the $v_k$ of one image add up to one?
 """
 
+# %% hint
+r"""
+Where $q$ is the true posterior all weights of an image are alike, and $\log w$ does not change along $z$. What is left of (8.5) then, and what are the variances of $\varepsilon/\sigma$ and of $(\varepsilon^2-1)/2$?
+"""
+
 # %% visible
 import math
 
@@ -98,7 +103,8 @@ from reparam.exercises import expect
 
 def both(answer, name, *arguments):
     """What `ordinary` or `doubly` returns, after a look at its form."""
-    found = getattr(answer, name)(*arguments)
+    fresh = (a.clone() if isinstance(a, torch.Tensor) else a for a in arguments)
+    found = getattr(answer, name)(*fresh)
     expect.that(
         isinstance(found, (tuple, list)) and len(found) == 2,
         f"`{name}` should return a tuple of two tensors, (by_mu, by_log_var).",
@@ -192,18 +198,22 @@ def test_scale_of_weights(answer, rng):
             )
 
 
-def test_words(answer, rng):
-    """A word for each."""
-    words = ("zero in every draw", "zero in the mean", "not zero")
-    found = answer.at_the_posterior
-    expect.that(
-        isinstance(found, dict) and set(found) == {"ordinary", "doubly"},
-        "`at_the_posterior` should be a dict with the keys 'ordinary' and 'doubly'.",
-    )
-    expect.that(
-        all(word in words for word in found.values()),
-        f"each word should be one of {', '.join(words)}.",
-    )
+def test_noise(answer, rng):
+    """Four samples of three variables whose variances are 1, 2 and 1/2."""
+    log_var = torch.tensor([[0.0, math.log(2), -math.log(2)]])
+    found = both(answer, "noise_left", log_var, 4)
+    expect.close(
+        found[0], torch.tensor([[0.25, 0.125, 0.5]]), "The variance by μ",
+        mistakes={
+            "this is the variance of a single sample": torch.tensor([[1.0, 0.5, 2.0]]),
+            "this is its square root, the standard deviation": torch.tensor([[0.5, 0.3535534, 0.7071068]]),
+            "the score is ε/σ: its variance falls with σ": torch.tensor([[0.25, 0.5, 0.125]]),
+        },
+    )  # fmt: skip
+    expect.close(
+        found[1], torch.full((1, 3), 0.125), "The variance by log σ²",
+        mistakes={"this is the variance of a single sample": torch.full((1, 3), 0.5)},
+    )  # fmt: skip
 
 
 # %% hidden
@@ -290,27 +300,25 @@ def test_scale(answer, rng):
 
 @points(2)
 def test_at_the_posterior(answer, rng):
-    """Where q is the true posterior: the words, and the numbers."""
-    test_words(answer, rng)
-    expect.that(
-        answer.at_the_posterior
-        == {"ordinary": "zero in the mean", "doubly": "zero in every draw"},
-        "`at_the_posterior` has a wrong word: what is left of each where all weights are alike?",
-    )
+    """Where q is the true posterior: nothing is left of one, and the score of the other."""
     mu, log_var = torch.full((3, 4), 0.5), torch.full((3, 4), math.log(0.5))
     eps = torch.randn(6, 3, 4, generator=rng)
     for value in both(answer, "doubly", small, mu, log_var, eps):
         expect.close(
             value, torch.zeros(3, 4), "`doubly` at the true posterior", atol=1e-4
         )
-    by_mu, _ = both(answer, "ordinary", small, mu, log_var, eps)
-    expect.close(
-        by_mu,
-        -(eps / math.sqrt(0.5)).mean(0),
-        "`ordinary` at the true posterior",
-        rtol=1e-3,
-        atol=1e-4,
-    )
+    log_var = torch.randn(3, 4, generator=rng)
+    for samples in (1, 7, 50):
+        of_mu, of_log_var = both(answer, "noise_left", log_var, samples)
+        expect.close(
+            of_mu, 1 / (samples * log_var.exp()), "The variance by μ", rtol=1e-3
+        )
+        expect.close(
+            of_log_var,
+            torch.full((3, 4), 0.5 / samples),
+            "The variance by log σ²",
+            rtol=1e-3,
+        )
 
 
 # %% right: by the formulas, with autograd for log p alone
@@ -394,11 +402,16 @@ def ordinary(log_joint, mu, log_var, eps):
     return torch.autograd.grad(bound.sum(), (mu, log_var))
 
 
-# %% wrong: both are called zero in every draw
-at_the_posterior = {
-    "ordinary": "zero in every draw",
-    "doubly": "zero in every draw",
-}
+# %% wrong: the variance of one sample
+def noise_left(log_var, K):
+    return torch.exp(-log_var), torch.full_like(log_var, 0.5)
+
+
+# %% wrong: a standard deviation
+def noise_left(log_var, K):
+    return torch.exp(-log_var / 2) / K**0.5, torch.full_like(
+        log_var, (0.5 / K) ** 0.5
+    )
 
 
 # %% idle: no gradient at all
@@ -410,16 +423,18 @@ def doubly(log_joint, mu, log_var, eps):
     return torch.zeros_like(mu), torch.zeros_like(mu)
 
 
-at_the_posterior = {"ordinary": "not zero", "doubly": "not zero"}
+def noise_left(log_var, K):
+    return torch.zeros_like(log_var), torch.zeros_like(log_var)
+
 
 # %% solution
 r"""
 (8.5) is what autograd gives: $\mu$ and $\log\sigma^2$ stand in the sample and in the density. For (8.7) the density is held fixed, so that only the path is left, and each path gets the constant $v_k^2$ in place of $v_k$: $\nabla\sum_k c_k\log w_k = \sum_k c_k\nabla\log w_k$.
 
-Where $q$ is the true posterior, $\log w$ does not change along $z$, and (8.7) is zero whatever the noise is. All $v_k$ are $1/K$ there, and (8.5) is left with minus the average score, whose mean is zero and whose draws are not. For $\mu$ that is $-\frac1K\sum_k\varepsilon_k/\sigma$.
+Where $q$ is the true posterior, $\log w$ does not change along $z$, and (8.7) is zero whatever the noise is. All $v_k$ are $1/K$ there, and (8.5) is left with minus the average score: $-\frac1K\sum_k\varepsilon_k/\sigma$ by $\mu$, with the variance $1/(K\sigma^2)$, and $-\frac1K\sum_k(\varepsilon_k^2-1)/2$ by $\log\sigma^2$. As $\mathrm{Var}(\varepsilon^2) = 2$, its variance is $\frac1{2K}$, whatever $\sigma$ is.
 """
 
 # %% rubric
 r"""
-Two points for the ordinary gradient, three for the other one, one for weights that are never formed, two for the words and the zeros at the true posterior. A correct `doubly` with $v_k$ in place of $v_k^2$ is biased and gets none of the three.
+Two points for the ordinary gradient, three for the other one, one for weights that are never formed, two for the true posterior: `doubly` is zero there, and `noise_left` right. A `doubly` that is right but for $v_k$ in place of $v_k^2$ is biased, and gets none of the three.
 """

@@ -1,12 +1,14 @@
 """Chapter 8's picture of codes: where each posterior of the book puts the digits.
 
-Run with `python -m reparam.long_runs.codes_on_digits` (five to ten minutes on one core).
+Run with `python -m reparam.long_runs.codes_on_digits` (five to fifteen minutes on two cores).
 
 The models are those of `posteriors_on_digits`, at the learning rates that were chosen there by the
-ELBO. Each image gives one code, drawn from its posterior, as the decoder takes it. What of a
-digit's kind is in the codes is measured by a reader that learns nothing: a held-out digit counts as
-read if the training digit with the nearest code is of its kind.
+ELBO. Each image gives one code, drawn from its posterior, as the decoder takes it, and the average
+of many such codes. What of a digit's kind is in them is measured by a reader that learns nothing: a
+held-out digit counts as read if the training digit with the nearest code is of its kind.
 """
+
+import multiprocessing
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ from reparam.vae import VAE, QuantizedVAE
 SHORT_EPOCHS = 10
 #: Those of which a notebook trains one seed for a few epochs.
 SHORT_POSTERIORS = ["Gaussian", "quantized"]
+#: How many codes of each image are averaged.
+AVERAGED = 64
 #: How many held-out digits are drawn, by their first two principal components.
 DRAWN = 100
 
@@ -33,6 +37,10 @@ def codes(vae: VAE, images: Tensor) -> Tensor:
     if isinstance(q, tuple):
         return torch.cat([part.sample() for part in q], -1)
     return q.sample().flatten(1)
+
+
+def average_codes(vae: VAE, images: Tensor) -> Tensor:
+    return torch.stack([codes(vae, images) for _ in range(AVERAGED)]).mean(0)
 
 
 def read(known: Tensor, known_labels: Tensor, new: Tensor, new_labels: Tensor) -> float:
@@ -49,25 +57,36 @@ def plane(z: Tensor) -> tuple[Tensor, float]:
     return centered @ axes[:2].T, share.item()
 
 
-def run(name: str, seed: int, epochs: int | None = None) -> tuple[Tensor, float]:
-    """Train one VAE; the codes of the test images, and the share whose kind is read."""
+def run(name: str, seed: int, epochs: int | None = None) -> tuple[Tensor, float, float]:
+    """Train one VAE; codes of the test images, and the shares read from codes and averages."""
     digits = load_digits()
     rate = load("posteriors_on_digits")["posteriors"][name]["learning_rate"]["elbo"]
     vae = trained(name, seed, rate, epochs)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        known, new = codes(vae, digits.train), codes(vae, digits.test)
-    return new, read(known, digits.train_labels, new, digits.test_labels)
+        both = [
+            [of(vae, digits.train), digits.train_labels, of(vae, digits.test), digits.test_labels]
+            for of in (codes, average_codes)
+        ]
+    return both[0][2], read(*both[0]), read(*both[1])
+
+
+def runs(name: str) -> tuple[str, list[tuple[Tensor, float, float]]]:
+    """One for each seed."""
+    torch.set_num_threads(1)
+    return name, [run(name, seed) for seed in SEEDS]
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        done = dict(tqdm(pool.imap(runs, POSTERIORS), total=len(POSTERIORS)))
     digits, results, short = load_digits(), {}, {}
-    for name in tqdm(POSTERIORS):
-        runs = [run(name, seed) for seed in SEEDS]
-        places, share = plane(runs[0][0])
+    for name, found in done.items():
+        places, share = plane(found[0][0])
         results[name] = {
-            "read": [round(share, 4) for _, share in runs],
+            "read": [round(of_codes, 4) for _, of_codes, _ in found],
+            "read_from_averages": [round(of_averages, 4) for *_, of_averages in found],
             "plane": [[round(v, 2) for v in row] for row in places[:DRAWN].tolist()],
             "variance_in_plane": round(share, 4),
         }

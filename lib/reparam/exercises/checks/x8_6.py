@@ -9,7 +9,8 @@ from reparam.exercises import expect
 
 def both(answer, name, *arguments):
     """What `ordinary` or `doubly` returns, after a look at its form."""
-    found = getattr(answer, name)(*arguments)
+    fresh = (a.clone() if isinstance(a, torch.Tensor) else a for a in arguments)
+    found = getattr(answer, name)(*fresh)
     expect.that(
         isinstance(found, (tuple, list)) and len(found) == 2,
         f"`{name}` should return a tuple of two tensors, (by_mu, by_log_var).",
@@ -103,18 +104,22 @@ def test_scale_of_weights(answer, rng):
             )
 
 
-def test_words(answer, rng):
-    """A word for each."""
-    words = ("zero in every draw", "zero in the mean", "not zero")
-    found = answer.at_the_posterior
-    expect.that(
-        isinstance(found, dict) and set(found) == {"ordinary", "doubly"},
-        "`at_the_posterior` should be a dict with the keys 'ordinary' and 'doubly'.",
-    )
-    expect.that(
-        all(word in words for word in found.values()),
-        f"each word should be one of {', '.join(words)}.",
-    )
+def test_noise(answer, rng):
+    """Four samples of three variables whose variances are 1, 2 and 1/2."""
+    log_var = torch.tensor([[0.0, math.log(2), -math.log(2)]])
+    found = both(answer, "noise_left", log_var, 4)
+    expect.close(
+        found[0], torch.tensor([[0.25, 0.125, 0.5]]), "The variance by μ",
+        mistakes={
+            "this is the variance of a single sample": torch.tensor([[1.0, 0.5, 2.0]]),
+            "this is its square root, the standard deviation": torch.tensor([[0.5, 0.3535534, 0.7071068]]),
+            "the score is ε/σ: its variance falls with σ": torch.tensor([[0.25, 0.5, 0.125]]),
+        },
+    )  # fmt: skip
+    expect.close(
+        found[1], torch.full((1, 3), 0.125), "The variance by log σ²",
+        mistakes={"this is the variance of a single sample": torch.full((1, 3), 0.5)},
+    )  # fmt: skip
 
 TITLE = 'Once more along the path'
 GIVEN = {}
