@@ -134,7 +134,8 @@ def _exercise_cells(exercise, solved):
             source = exercise.solved(cell) if solved else exercise.blank(cell)
             yield _cell("code", name("answer"), source.strip("\n"))
     hints = [
-        f"<details><summary>Hint {number}</summary>\n\n{exercise.fill(cell.text)}\n\n</details>"
+        f'<details class="hint"><summary>Hint {number}</summary>\n\n'
+        f"{exercise.fill(cell.text)}\n\n</details>"
         for number, cell in enumerate(exercise.of("hint"), 1)
     ]
     yield _cell("markdown", name("hints"), "\n\n".join(hints))

@@ -4,8 +4,7 @@ autodoc and napoleon make the pages `book/reference/MODULE.md`. Here docstrings 
 tied together, in the built book only: in a docstring, "chapter 3" leads to that chapter, and each
 number of "chapters 1 and 3" to its own; anywhere, the name of a public thing of `reparam` in code
 type (`Pathwise`, `reparam.noise`, `measure()`) leads to its entry. A name that two modules share
-leads nowhere, unless the module stands before it.
-Each entry leads to its lines in the repository.
+leads nowhere, unless the module stands before it. Each entry leads to its lines in the repository.
 """
 
 import importlib
@@ -15,6 +14,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import repoint
 import yaml
 from book_setup import toc_pages
 from docutils import nodes
@@ -112,8 +112,7 @@ def ancestors(node: nodes.Node):
 
 def to_source(app: Sphinx, config) -> None:
     """Let each entry lead to its lines in the repository that `_config.yml` names."""
-    about = yaml.safe_load(Path(app.confdir, "_config.yml").read_text(encoding="utf-8"))
-    root = "{url}/blob/{branch}".format(**about["repository"])
+    repository = repoint.setting(app.confdir)
 
     def resolve(domain: str, info: dict[str, str]) -> str | None:
         if not info["module"]:
@@ -126,7 +125,7 @@ def to_source(app: Sphinx, config) -> None:
             return None  # an attribute, which has no lines of its own
         lines, first = inspect.getsourcelines(thing)
         path = Path(inspect.getsourcefile(thing)).relative_to(app.srcdir).as_posix()
-        return f"{root}/{path}#L{first}-L{first + len(lines) - 1}"
+        return repoint.file_url(*repository, f"{path}#L{first}-L{first + len(lines) - 1}")
 
     config.linkcode_resolve = resolve
 

@@ -136,19 +136,6 @@ class Boxes(SphinxTransform):
         return box
 
 
-class Hints(SphinxTransform):
-    """Mark an exercise's hints, which stay closed on paper."""
-
-    default_priority = 500
-
-    def apply(self) -> None:
-        for raw in self.document.findall(nodes.raw):
-            marked = raw.astext().replace(
-                "<details><summary>Hint", '<details class="hint"><summary>Hint'
-            )
-            raw.children[:] = [nodes.Text(marked)]
-
-
 class LocalBadges(SphinxTransform):
     """Let a badge that is a picture from another host be its text: pages fetch nothing."""
 
@@ -287,7 +274,6 @@ def write_front_door(out: Path, root: str, title: str) -> None:
 
 def setup(app: Sphinx) -> dict:
     app.add_transform(Boxes)
-    app.add_transform(Hints)
     app.add_transform(LocalBadges)
     app.add_transform(DisplayMath)
     app.connect("config-inited", set_theme_options, priority=900)

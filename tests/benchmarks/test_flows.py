@@ -137,6 +137,12 @@ def test_affine_autoregressive():
     race("affine autoregressive", families, dim, DEEP_BATCH, LAYERS)
 
 
+def half(i):
+    """One half of the variables, in alternation: the mask of a coupling layer."""
+    first = torch.arange(DEEP_DIM) < DEEP_DIM // 2
+    return first if i % 2 else ~first
+
+
 class Conditioner(nn.Sequential):
     """The network of a coupling layer of nflows, with the sizes of the others."""
 
@@ -156,16 +162,15 @@ class Conditioner(nn.Sequential):
 def test_affine_coupling():
     """Stated, win or lose."""
     dim, hidden = DEEP_DIM, [WIDTH, WIDTH]
-    halves = torch.arange(dim) < dim // 2
     families = {
         "ours": (lambda i: AffineCouplingFlow(dim, hidden, reverse=bool(i % 2)), through_ours),
         "nflows": (
-            lambda i: AffineCouplingTransform((halves if i % 2 else ~halves).long(), Conditioner),
+            lambda i: AffineCouplingTransform(half(i).long(), Conditioner),
             through_pairs,
         ),
         "zuko": (
             lambda i: zuko.flows.GeneralCouplingTransform(
-                dim, mask=halves if i % 2 else ~halves, hidden_features=hidden
+                dim, mask=half(i), hidden_features=hidden
             ),
             through_zuko,
         ),
@@ -186,7 +191,6 @@ def test_affine_coupling():
 def test_spline_coupling():
     """Stated, win or lose. normflows' network is a residual one, with as many layers."""
     dim, hidden = DEEP_DIM, [WIDTH, WIDTH]
-    halves = torch.arange(dim) < dim // 2
     families = {
         "ours": (
             lambda i: SplineFlow(dim, BINS, BOUND, hidden, reverse=bool(i % 2)),
@@ -194,7 +198,7 @@ def test_spline_coupling():
         ),
         "nflows": (
             lambda i: PiecewiseRationalQuadraticCouplingTransform(
-                (halves if i % 2 else ~halves).long(),
+                half(i).long(),
                 Conditioner,
                 num_bins=BINS,
                 tails="linear",

@@ -20,6 +20,7 @@ from tests.benchmarks.test_by_hand import (
     SAMPLES,
     bits,
     classes,
+    cleared,
     compare,
     leaf,
     logistic,
@@ -151,11 +152,7 @@ def test_gumbel_softmax_against_that_of_torch(hard):
     logits, slope = leaf(1024, 100), torch.randn(1024, 100)
 
     def way(function):
-        def step():
-            logits.grad = None
-            function(logits, 0.7, hard).backward(slope)
-
-        return step
+        return cleared([logits], lambda: function(logits, 0.7, hard).backward(slope))
 
     ways = {"ours": way(relaxed.gumbel_softmax), "torch": way(F.gumbel_softmax)}
     name = f"gumbel_softmax{'(hard)' if hard else ''} 1024 × 100"
@@ -181,11 +178,7 @@ def test_a_relaxed_sample_and_its_density_against_those_of_torch(kind):
         return q.log_prob(q.rsample()).sum()
 
     def way(log_density):
-        def step():
-            logits.grad = None
-            log_density().backward()
-
-        return step
+        return cleared([logits], lambda: log_density().backward())
 
     mine, law = {
         "bits": (ours_of_bits, LogitRelaxedBernoulli),

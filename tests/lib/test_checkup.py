@@ -316,8 +316,8 @@ def test_a_sampler_with_parameters_of_its_own_is_asked_for_their_dtype_alone():
 
 
 def test_the_evidence_names_what_is_wrong():
-    def evidence(sampler, at=0):
-        return check_sampler(sampler).findings[at].evidence
+    def evidence(sampler):
+        return check_sampler(sampler).findings[0].evidence
 
     class Shifted(ReparameterizedSampling):
         def forward(self, mu, log_var):

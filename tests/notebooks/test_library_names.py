@@ -3,12 +3,12 @@
 A name in code type leads to its entry in the built book (`tools/book_reference.py`).
 """
 
-import importlib
 import inspect
 import re
 
 import pytest
 
+from tests.lib.test_house import public_things
 from tools import notebooks
 
 CHAPTERS = {path.name[0]: path for path in notebooks.notebook_paths() if path.parent.name == "book"}
@@ -16,15 +16,12 @@ CHAPTERS = {path.name[0]: path for path in notebooks.notebook_paths() if path.pa
 
 def derived():
     """(number of a chapter, module, public name whose docstring names that chapter as its own)."""
-    for page in sorted((notebooks.ROOT / "book" / "reference").glob("*.md")):
-        module = importlib.import_module(f"reparam.{page.stem}")
-        for name in getattr(module, "__all__", []):
-            thing = getattr(module, name)
-            if inspect.isfunction(thing) or inspect.isclass(thing):
-                said = " ".join((inspect.getdoc(thing) or "").split())
-                for places in re.findall(r"De(?:rived|scribed) in chapters? ([\d, and]+)", said):
-                    for number in re.findall(r"\d+", places):
-                        yield number, page.stem, name
+    for public in public_things():
+        (thing,) = public.values
+        said = " ".join((inspect.getdoc(thing) or "").split())
+        for places in re.findall(r"De(?:rived|scribed) in chapters? ([\d, and]+)", said):
+            for number in re.findall(r"\d+", places):
+                yield number, *public.id.split(".")
 
 
 @pytest.mark.parametrize("number", CHAPTERS)
