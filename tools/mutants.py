@@ -45,6 +45,7 @@ TESTS = {  # module of reparam: the files of tests/lib that mirror it
         "estimators/test_contract",
         "estimators/test_parameters",
         "estimators/test_basics",
+        "estimators/test_contract_parts",
     ],
     "estimators.pathwise": [
         "estimators/test_pathwise",
