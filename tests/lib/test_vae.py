@@ -1,7 +1,11 @@
 """The VAE: its terms against independent routes, its training, and how it fails."""
 
+import contextlib
+import inspect
 import math
 import signal
+import time
+import warnings
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -9,7 +13,9 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 from torch.nn.utils import parameters_to_vector
+from tqdm import tqdm
 
+import reparam.vae as vae_module
 from reparam.data import load_digits
 from reparam.estimators import Constant, GumbelSoftmax, ScoreFunction
 from reparam.flows import RadialFlow
@@ -684,3 +690,167 @@ def test_an_encoder_of_ones_own_works():
 
     history = train(VAE(Linear(), BernoulliDecoder(2, 16, 6)), images(), epochs=2)
     assert history.elbo.isfinite().all()
+
+
+# What the chapters rely on without saying it
+
+
+@pytest.mark.parametrize(
+    ("function", "unless_told"),
+    [
+        (digits_vae, dict(latent_dim=8, hidden_dim=200, pixels=64)),
+        (full_covariance_digits_vae, dict(latent_dim=8, hidden_dim=200, pixels=64)),
+        (discrete_digits_vae, dict(variables=8, classes=8, hidden_dim=200, pixels=64)),
+        (hybrid_digits_vae, dict(classes=10, continuous_dim=4, hidden_dim=200, pixels=64)),
+        (quantized_digits_vae, dict(variables=8, codes=8, dim=4, hidden_dim=200, pixels=64)),
+        (train, dict(epochs=100, batch_size=64, learning_rate=2e-3, num_samples=1, seed=0)),
+        (evaluate, dict(num_samples=100, seed=0)),
+        (log_likelihood, dict(num_samples=500, seed=0)),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_what_is_done_unless_told(function, unless_told):
+    """Chapters and stored runs compare models of these sizes, trained in this way."""
+    parameters = inspect.signature(function).parameters
+    assert {name: parameters[name].default for name in unless_told} == unless_told
+
+
+# Each mistake by its name, wherever it is made
+
+
+@pytest.mark.parametrize("sample", [None, lambda q: q.rsample()])
+def test_no_samples_are_refused_by_every_way_in(sample):
+    ways = [small_vae().terms, small_vae().elbo, small_flow_vae().terms]
+    for way in ways:
+        for number, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
+            with pytest.raises(error, match=r"num_samples must be .*, got"):
+                way(images(), number, sample)
+    for look in (evaluate, log_likelihood, lambda *x: train(*x[:2], num_samples=x[2])):
+        for number, error in ((0, ValueError), (2.0, TypeError)):
+            vae = small_vae().eval()
+            with pytest.raises(error, match=r"num_samples must be .*, got"):
+                look(vae, images(), number)
+            assert not vae.training
+
+
+def test_a_full_covariance_encoder_looks_at_its_images():
+    encoder = FullCovarianceEncoder(6, 16, 2)
+    for bad, error, says in (
+        (torch.zeros(3, 5), ValueError, r"\[\.\.\., 6\]"),
+        (torch.full((3, 6), math.nan), ValueError, "NaN"),
+        (torch.zeros(3, 6, dtype=torch.int64), TypeError, "floating-point"),
+    ):
+        with pytest.raises(error, match=says):
+            encoder(bad)
+
+
+def test_laws_take_what_lies_outside_them():
+    """Checks of torch would cost each step: a value that cannot come has a number, no error."""
+    vae = small_vae()
+    assert vae.encoder(images(3)).log_prob(torch.full((3, 2), math.nan)).isnan().all()
+    assert vae.decoder(torch.zeros(3, 2)).log_prob(torch.full((3, 6), 0.5)).shape == (3,)
+
+
+# Modes and bars
+
+
+class Recorded(nn.Module):
+    """Remembers the modes it is called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(self.training)
+        return x
+
+
+def test_training_and_evaluation_have_their_modes():
+    vae, part = small_vae(), Recorded()
+    vae.decoder.hidden.append(part)
+    for mode in (True, False):
+        vae.train(mode)
+        part.seen.clear()
+        evaluate(vae, images(), num_samples=2)
+        log_likelihood(vae, images(), 2, progress=False)
+        assert set(part.seen) == {False} and part.training is mode
+        part.seen.clear()
+        train(vae, images(), epochs=1, batch_size=40, progress=False)
+        assert part.seen == [False, True]  # a look at all images, and the one step
+
+
+class Bar(tqdm):
+    was_closed = False
+
+    def close(self):
+        self.was_closed = True
+        super().close()
+
+
+@pytest.mark.parametrize("learning_rate", [1e-3, 1e30])
+def test_the_bar_is_closed_however_training_ends(learning_rate, monkeypatch):
+    bars = []
+
+    def shown(number, **options):
+        bars.append(Bar(range(number), **options))
+        return bars[-1]
+
+    monkeypatch.setattr(vae_module, "trange", shown)
+    with contextlib.suppress(FloatingPointError):
+        train(small_vae(), images(), epochs=2, learning_rate=learning_rate, progress=False)
+    assert [bar.was_closed for bar in bars] == [True]
+
+
+# Numbers at their edges
+
+
+def test_one_image_has_a_mean_and_no_error_of_it():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one = evaluate(small_vae(), images(1), num_samples=2)
+    assert math.isfinite(one.mean) and math.isnan(one.standard_error)
+    two = evaluate(small_vae(), images(2), num_samples=2)
+    apart = (two.each[0] - two.each[1]).abs().item() / 2
+    assert two.standard_error == pytest.approx(apart)
+
+
+def test_the_time_is_that_of_the_training():
+    start = time.perf_counter()
+    history = train(small_vae(), images(), epochs=2, progress=False)
+    assert 0 < history.seconds < time.perf_counter() - start
+
+
+def test_the_curve_has_one_sample_of_each_validation_image():
+    vae, held_out = small_vae(), images(9)
+    history = train(vae, images(), epochs=3, validation=held_out, progress=False)
+    assert history.held_out[-1].item() == evaluate(vae, held_out, num_samples=1, seed=2).mean
+
+
+def test_a_step_keeps_no_graph():
+    vae, x = small_vae(), images()
+    optimizer = torch.optim.Adam(vae.parameters())
+    sums = vae_module._step(vae, vae.terms(x), optimizer, vae_module._Snapshot(vae), 1.0)
+    assert not sums.requires_grad
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_a_slope_without_bound_is_caught_on_either_side(side):
+    model = nn.Module()
+    model.weights = nn.Parameter(torch.tensor([0.0, 1.0]))
+    terms = side * model.weights.sqrt().sum().expand(3), torch.zeros(3)
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(FloatingPointError, match="its largest slope inf"):
+        vae_module._step(model, terms, optimizer, vae_module._Snapshot(model), 1.0)
+    assert model.weights.tolist() == [0.0, 1.0]
+
+
+def test_a_model_that_broke_before_a_shorter_batch_has_diverged():
+    """The error that the shorter batch raises is the model's fault, not the batch's."""
+    vae = small_vae()
+    assert vae_module._is_well(vae, images()) is True
+    with pytest.raises(FloatingPointError, match="diverged at step 2"):
+        train(vae, images(6), batch_size=4, learning_rate=1e30, progress=False)
+    with torch.no_grad():
+        vae.encoder.mu.weight.fill_(math.nan)
+    assert vae_module._is_well(vae, images()) is False

@@ -342,6 +342,26 @@ def test_bad_images_of_a_quantized_vae(x, error, message):
         quantized_digits_vae().elbo(x)
 
 
+@pytest.mark.parametrize("batch", [(), (5,), (2, 5)])
+def test_classes_of_images_in_any_batch(batch):
+    q = CategoricalEncoder(6, 16, 3, 4)(torch.zeros(*batch, 6))
+    assert q.batch_shape == batch and q.event_shape == (3, 4)
+
+
+def test_the_class_of_a_hybrid_comes_from_two_layers():
+    encoder, x = hybrid().encoder, images(5)
+    first, _, last = encoder.logits
+    expected = last(first(x).relu())
+    torch.testing.assert_close(encoder(x)[0].logits, expected.log_softmax(-1))
+
+
+@pytest.mark.parametrize("sample", [None, lambda q: q.sample()])
+def test_no_samples_of_a_hybrid(sample):
+    for number, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
+        with pytest.raises(error, match=r"num_samples must be .*, got"):
+            hybrid().terms(images(), number, sample)
+
+
 def test_a_decoder_of_codes_takes_tensors():
     with pytest.raises(TypeError, match="z must be a tensor, got list"):
         CategoricalDecoder(1, 2, 3, 4)([[0.0, 1.0]])
@@ -352,6 +372,7 @@ def test_bad_sizes():
         lambda: CategoricalEncoder(6, 16, 0, 4),
         lambda: CategoricalEncoder(6, 16, 3, 0),
         lambda: CategoricalDecoder(0, 4, 16, 6),
+        lambda: CategoricalDecoder(-2, -4, 16, 6),  # whose product is a size
         lambda: HybridEncoder(6, 16, 0, 2),
         lambda: HybridEncoder(6, 16, 3, 0),
         lambda: VectorQuantizer(0, 2),

@@ -9,7 +9,15 @@ from torch.func import jacrev, vmap
 
 from reparam.data import load_digits
 from reparam.estimators import Pathwise
-from reparam.flows import AffineCouplingFlow, Flow, FlowSequence, PlanarFlow, RadialFlow
+from reparam.flows import (
+    AffineCouplingFlow,
+    Flow,
+    FlowSequence,
+    InverseAutoregressiveFlow,
+    PlanarFlow,
+    RadialFlow,
+    SplineFlow,
+)
 from reparam.objectives import importance_weighted_bound
 from reparam.vae import (
     VAE,
@@ -325,6 +333,22 @@ def test_what_the_factory_makes_unless_told():
     assert len(flows) == 8 and all(type(flow) is PlanarFlow for flow in flows)
     assert all((flow.dim, flow.context_dim) == (8, 0) for flow in flows)
     assert flow_digits_vae().decoder.hidden[0].weight.shape == (200, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flow"),
+    [("coupling", AffineCouplingFlow), ("iaf", InverseAutoregressiveFlow), ("spline", SplineFlow)],
+)
+def test_the_order_of_the_variables_alternates(kind, flow, monkeypatch):
+    make, orders = flow.__init__, []
+
+    def noted(self, *arguments, **options):
+        orders.append(options["reverse"])
+        make(self, *arguments, **options)
+
+    monkeypatch.setattr(flow, "__init__", noted)
+    flow_digits_vae(kind, num_flows=5)
+    assert orders == [False, True, False, True, False]
 
 
 def test_wrong_arguments_of_the_factory():
