@@ -44,6 +44,7 @@ from reparam._progress import bars_are_off
 from reparam.estimators import ScoreFunction
 from reparam.estimators._contract import (
     check_estimates,
+    check_estimator,
     innermost,
     modules_in,
     parameters_of,
@@ -71,7 +72,8 @@ class Measurement:
     """What `measure` returns; every dict is keyed by parameter name and shaped like it.
 
     Attributes:
-        mean, variance: of one gradient estimate, over the replicates.
+        mean, variance: of one gradient estimate, over the replicates. The mean has the parameter's
+            dtype, all else float64, since a variance has twice the exponent.
         standard_error, variance_standard_error: of `mean` and of `variance`; the latter from
             the fourth moment, `sqrt((m4 - variance²) / replicates)`.
         replicates: how many independent estimates were drawn.
@@ -84,8 +86,8 @@ class Measurement:
     >>> from reparam.estimators import Pathwise
     >>> parameters = {"loc": torch.tensor(1.0), "scale": torch.tensor(1.0)}
     >>> result = measure(Pathwise(), lambda z: 3 * z, Normal, parameters)
-    >>> result.mean["loc"], result.variance["loc"]  # the slope of f is 3 wherever z falls
-    (tensor(3.), tensor(0.))
+    >>> result.mean["loc"], result.variance["loc"].item()  # the slope of f is 3 wherever z falls
+    (tensor(3.), 0.0)
     """
 
     mean: dict[str, Tensor]
@@ -192,8 +194,7 @@ def _measure(
     _check_parameters(parameters)
     check_count("num_samples", num_samples)
     check_count("replicates", replicates, least=2)
-    if not callable(estimator):
-        raise TypeError(f"estimator must be callable, got {type(estimator).__name__}")
+    check_estimator(estimator)
     integrand, calls = _counted(_with_parameters(f, parameters))
     if not per_replicate:
         _probe(make_distribution, parameters)
@@ -475,6 +476,11 @@ def _built(make_distribution: MakeDistribution, parameters: Parameters) -> Distr
     The first `torch.compile` of a process turns these checks off for good; without them a
     negative scale passes, and quadrature walks into it.
     """
+    if not callable(make_distribution):
+        raise TypeError(
+            "make_distribution must be a function of the parameters, such as Normal itself or a "
+            f"lambda, got {type(make_distribution).__name__}"
+        )
     before = Distribution._validate_args
     Distribution.set_default_validate_args(True)
     try:
@@ -551,13 +557,22 @@ def _gradients(estimate: Tensor, parameters: Parameters) -> dict[str, Tensor]:
 def _frozen(estimator: Callable) -> Iterator[None]:
     """An estimator with state of its own in eval mode inside, and as it was afterwards."""
     modules = nn.ModuleList(modules_in(estimator))
-    state = {name: value.clone() for name, value in modules.state_dict().items()}
+    # Not the state_dict, which leaves out some buffers and may hold what is no tensor.
+    held = [
+        (tensors, name, tensor, tensor.detach().clone())
+        for module in modules.modules()
+        for tensors in (module._parameters, module._buffers)
+        for name, tensor in tensors.items()
+        if tensor is not None
+    ]
     with keeping_modes(modules):
         modules.eval()
         try:
             yield
         finally:
-            modules.load_state_dict(state)
+            with torch.no_grad():
+                for tensors, name, tensor, before in held:
+                    tensors[name] = tensor.copy_(before)
 
 
 class _Moments:
@@ -585,12 +600,11 @@ class _Moments:
         return (self.pivot + self._central()[0]).to(self.like.dtype)
 
     def variance(self) -> Tensor:
-        second = self._central()[1].clamp(min=0) * self.count / (self.count - 1)
-        return second.to(self.like.dtype)
+        return self._central()[1].clamp(min=0) * self.count / (self.count - 1)
 
     def variance_error(self) -> Tensor:
         _, second, fourth = self._central()
-        return ((fourth - second**2).clamp(min=0) / self.count).sqrt().to(self.like.dtype)
+        return ((fourth - second**2).clamp(min=0) / self.count).sqrt()
 
 
 # --- the exact gradient --------------------------------------------------------------------------
@@ -840,7 +854,7 @@ def _integrate(
         )
     middle, spread = _middle_and_spread(pilot)
     origin, scale, low, high = _coordinates(problem.distribution, middle, spread)
-    jacobian = scale.reshape((*batch, dims)).prod(-1)
+    jacobian = scale.abs().reshape((*batch, dims)).prod(-1)
 
     def terms(t: np.ndarray, stretch: np.ndarray) -> np.ndarray:
         t, stretch = (torch.as_tensor(x, device=origin.device) for x in (t, stretch))
@@ -986,15 +1000,26 @@ def _coordinates(
     support = distribution.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    bounds = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    lower, upper = (
-        None if b is None else torch.as_tensor(b, device=middle.device).double() for b in bounds
-    )
+    is_mixture = hasattr(innermost(distribution), "component_distribution")
+    ends = [
+        None if bound is None else torch.as_tensor(bound, device=middle.device).double()
+        for bound in (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    ]
+    if is_mixture and any(end is not None and end.ndim for end in ends):
+        raise ValueError(
+            "no exact gradient: the components of the mixture have bounds of their own, where its "
+            "density may jump"
+        )
+    if any(end is not None and end.isinf().any() and not end.isinf().all() for end in ends):
+        raise ValueError("no exact gradient: some entries of the batch have a bound, others none")
+    lower, upper = (None if end is None or end.isinf().all() else end for end in ends)
     if lower is not None and upper is not None:
         return lower.expand_as(middle), (upper - lower).expand_as(middle), 0.0, 1.0
     if lower is not None:
         return lower.expand_as(middle), (middle - lower), 0.0, math.inf
-    if support is constraints.real:
+    if upper is not None:
+        return upper.expand_as(middle), (middle - upper), 0.0, math.inf
+    if support is constraints.real or None not in ends:
         return middle, spread, -math.inf, math.inf
     raise ValueError(f"no exact gradient: there is no quadrature for a support of kind {support}")
 
@@ -1244,9 +1269,13 @@ class Row:
             standard error; the bias is None where the truth is not known.
         biased: whether that bias exceeds five standard errors (more for many entries: a true
             estimator is called biased once in two million rows), the error bound of the truth and
-            rounding together; None where the truth is not known. For rounding ten units in the
-            last place are allowed, of the truth, of one estimate and of `f(z) ∇log q(z)`, the
-            last two as their root mean square. All three follow `f` when it is rescaled.
+            rounding together; None where the truth is not known. The standard error is counted as
+            if the variance were five of its own standard errors larger, so that a handful of rare
+            and large estimates is not taken for all of them; where every estimate is the same,
+            rounding alone is allowed: an event so rare that no replicate has it looks like bias.
+            For rounding ten units in the last place are allowed, of the truth, of one estimate and
+            of `f(z) ∇log q(z)`, the last two as their root mean square. All three follow `f` when
+            it is rescaled.
         squared_bias: summed over the entries, and 0 unless biased; None where the truth is not
             known.
         variance, variance_error: of one estimate, summed over the entries, and its standard error
@@ -1625,7 +1654,7 @@ def _sizes(
 def _root_mean_square(measured: Measurement) -> dict[str, Tensor]:
     """Of one estimate, in float64."""
     return {
-        name: (mean.double().square() + measured.variance[name].double()).sqrt()
+        name: (mean.double().square() + measured.variance[name]).sqrt()
         for name, mean in measured.mean.items()
     }
 
@@ -1644,7 +1673,10 @@ def _row(
     def side_by_side(values: Parameters) -> Tensor:
         return torch.cat([values[part].flatten() for part in parts])
 
-    mean, spread = side_by_side(measured.mean), side_by_side(measured.standard_error).double()
+    mean, spread = side_by_side(measured.mean), side_by_side(measured.standard_error)
+    variance, variance_error = map(
+        side_by_side, (measured.variance, measured.variance_standard_error)
+    )
     bias, biased, squared, worst = None, None, None, spread.argmax()
     if truth is not None:
         exact = side_by_side(truth).to(mean.device).double()
@@ -1652,14 +1684,15 @@ def _row(
         rounded = exact.abs() + side_by_side(sizes) + side_by_side(_root_mean_square(measured))
         rounding = 10 * torch.finfo(mean.dtype).eps * rounded
         uncertain = side_by_side(truth_error).to(mean.device).double()
-        limit = _deviations(len(mean)) * spread + uncertain + rounding
+        # Few large estimates make the variance uncertain, and look small where it came out small.
+        most = ((variance + 5 * variance_error) / measured.replicates).sqrt()
+        limit = _deviations(len(mean)) * most + uncertain + rounding
         worst = (difference.abs() / limit).argmax()
         bias = difference[worst].item()
         biased = bool((difference.abs() > limit).any())
         # The square of a measured bias is too large by the variance of the mean.
         excess = (difference.square() - spread.square()).clamp(min=0)
         squared = excess.sum().item() if biased else 0.0
-    variance_errors = side_by_side(measured.variance_standard_error).double()
     return Row(
         estimator=name,
         parameter=parameter,
@@ -1667,8 +1700,8 @@ def _row(
         bias_error=spread[worst].item(),
         biased=biased,
         squared_bias=squared,
-        variance=side_by_side(measured.variance).double().sum().item(),
-        variance_error=variance_errors.square().sum().sqrt().item(),
+        variance=variance.sum().item(),
+        variance_error=variance_error.square().sum().sqrt().item(),
         evaluations=measured.evaluations,
         seconds=measured.seconds,
     )

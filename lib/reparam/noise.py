@@ -33,7 +33,8 @@ def exponential_noise(
 
     Args:
         size: shape of the result, an int or a sequence of ints.
-        dtype: a floating-point type; torch's default if None.
+        dtype: a floating-point type; torch's default if None. Noise of 16 bits is drawn in float32
+            and rounded.
         device: where to draw; torch's default if None.
         generator: source of randomness, on the same device; torch's global one if None.
 
@@ -48,7 +49,9 @@ def exponential_noise(
     >>> bool((e > 0).all())
     True
     """
-    return _rounded(_wide_exponential(size, dtype, device, generator), dtype)
+    return _rounded(
+        _wide_exponential(size, dtype, device, generator), dtype or torch.get_default_dtype()
+    )
 
 
 def open_uniform_noise(
@@ -60,8 +63,8 @@ def open_uniform_noise(
 ) -> Tensor:
     """Uniform noise on the open interval (0, 1): `U = 1 - exp(-E)` with `E` exponential.
 
-    Near 0 it is as fine as the dtype's smallest numbers; near 1 it stops at the largest number
-    below 1, where all that would round to 1 is gathered. Arguments and errors are those of
+    Near 0 a CPU draws multiples of 2⁻⁵³; near 1 it stops at the largest number below 1, where all
+    that would round to 1 is gathered. Arguments and errors are those of
     `exponential_noise`.
 
     Derived in chapter 5. Source: Devroye (1986), chapter 2,
@@ -76,7 +79,8 @@ def open_uniform_noise(
         noise = _fine_uniform(noise, generator).to(noise.dtype)
     else:
         noise = noise.exponential_(generator=generator).neg_().expm1_().neg_()
-    noise = _rounded(noise.clamp_(min=torch.finfo(noise.dtype).tiny), dtype)
+    noise = noise.clamp_(min=torch.finfo(noise.dtype).tiny)
+    noise = _rounded(noise, dtype or torch.get_default_dtype())
     return noise.clamp_(max=1 - torch.finfo(noise.dtype).eps / 2)
 
 
@@ -100,7 +104,7 @@ def gumbel_noise(
     True
     """
     noise = _wide_exponential(size, dtype, device, generator)
-    return noise.log_().neg_().to(dtype or noise.dtype)
+    return noise.log_().neg_().to(dtype or torch.get_default_dtype())
 
 
 def logistic_noise(
@@ -131,7 +135,7 @@ def logistic_noise(
     else:
         first, second = (_wide_exponential(size, dtype, device, generator) for _ in range(2))
         noise = first.log_().sub_(second.log_())
-    return noise.to(dtype or noise.dtype)
+    return noise.to(dtype or torch.get_default_dtype())
 
 
 def _wide_exponential(
@@ -180,9 +184,9 @@ def _blank(
     return blank
 
 
-def _rounded(positive: Tensor, dtype: torch.dtype | None) -> Tensor:
+def _rounded(positive: Tensor, dtype: torch.dtype) -> Tensor:
     """`positive` in `dtype`; what would round to 0 becomes the smallest number above it."""
-    if dtype is None or dtype == positive.dtype:
+    if dtype == positive.dtype:
         return positive
     limits = torch.finfo(dtype)
     return positive.to(dtype).clamp_(min=limits.tiny * limits.eps)

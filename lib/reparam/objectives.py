@@ -27,6 +27,7 @@ from reparam.estimators._contract import (
     beside,
     check_call,
     check_differentiable,
+    check_finite,
     draw,
     finite_density,
     innermost,
@@ -173,7 +174,10 @@ def importance_weighted_bound(
         "importance_weighted_bound", log_joint, posterior, num_samples, gradient, baseline, kinds
     )
     if gradient in _PATHWISE:
-        return _bound(_log_weights(log_joint, posterior, num_samples, gradient))
+        bound = _bound(_log_weights(log_joint, posterior, num_samples, gradient))
+        if bound.requires_grad:
+            check_finite(f"gradient={gradient!r}", bound)
+        return bound
     if gradient == "vimco":
         return _vimco(log_joint, posterior, num_samples)
     if gradient == "disarm":

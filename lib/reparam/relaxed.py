@@ -475,14 +475,28 @@ def _check_point(name: str, point: Tensor, logits: Tensor) -> None:
 def _fitting(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
     """The temperature, checked; a tensor in the dtype of the arithmetic."""
     check_temperature(temperature)
+    limits = torch.finfo(wide_dtype(logits.dtype))
+    least = limits.tiny / limits.eps  # what is divided by less may overflow
     if not isinstance(temperature, Tensor):
+        if not least <= temperature <= 1 / least:
+            raise ValueError(_out_of_range(temperature, least, limits.dtype))
         return temperature
     if joint_shape(temperature.shape, logits.shape) != logits.shape:
         raise ValueError(
             f"temperature of shape {tuple(temperature.shape)} does not broadcast to the shape of "
             f"logits, {tuple(logits.shape)}"
         )
+    out = (temperature < least) | (temperature > 1 / least)
+    if any_true(out):
+        raise ValueError(_out_of_range(temperature[out][0].item(), least, limits.dtype))
     return temperature.to(_wide(logits))
+
+
+def _out_of_range(temperature: float, least: float, dtype: str) -> str:
+    return (
+        f"temperature must lie between {least:.0e} and {1 / least:.0e} in {dtype}, got "
+        f"{temperature:g}"
+    )
 
 
 def _check_given(name: str, b: Tensor, logits: Tensor) -> Tensor:

@@ -29,10 +29,10 @@ from reparam._checks import (
     check_float,
     check_number,
 )
-from reparam._functions import keeping_modes
+from reparam._functions import keeping_modes, wide_dtype
 from reparam._progress import bars_are_off
 from reparam.estimators import Enumeration, Learned, Pathwise, ScoreFunction
-from reparam.estimators._contract import check_estimates, modules_in
+from reparam.estimators._contract import check_estimates, check_estimator, modules_in, name_of
 from reparam.flows import (
     AffineCouplingFlow,
     Flow,
@@ -159,6 +159,11 @@ class FullCovarianceEncoder(_Encoder):
 
     def forward(self, x: Tensor) -> MultivariateNormal:
         _check_input("x", x, self.hidden[0])
+        if x.dtype.itemsize < 4:
+            raise ValueError(
+                f"torch solves no triangular system in {x.dtype}: keep weights and images in "
+                "float32, and use torch.autocast"
+            )
         h = self.hidden(x)
         L = cholesky_factor(_head(self.factor, h))
         return MultivariateNormal(_head(self.mu, h), scale_tril=L, validate_args=False)
@@ -404,7 +409,13 @@ class VAE(nn.Module):
             lambda z: _log_likelihood(self.decoder(z), x), posterior, num_samples
         )
         check_estimates(reconstruction, posterior.batch_shape)
-        return reconstruction, kl_divergence(posterior, self.prior)
+        try:
+            return reconstruction, kl_divergence(posterior, self.prior)
+        except NotImplementedError as problem:
+            raise ValueError(
+                f"a VAE takes the KL in closed form, and there is none of {name_of(posterior)}: "
+                "use FlowVAE, whose KL is an average over samples"
+            ) from problem
 
     def elbo(
         self,
@@ -581,7 +592,9 @@ class HybridVAE(VAE):
             )
 
         kl = sum(kl_divergence(q, p) for q, p in zip((q_y, q_z), self.prior, strict=True))
-        return outer(given, q_y, num_samples), kl
+        reconstruction = outer(given, q_y, num_samples)
+        check_estimates(reconstruction, q_y.batch_shape)
+        return reconstruction, kl
 
     def importance_weighted(
         self, x: Tensor, num_samples: int, gradient: str | None = None
@@ -790,6 +803,14 @@ class QuantizedVAE(VAE):
 
 def _log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
     """`log p(x|z)`, after checking that `x` can come from this distribution at all."""
+    event_shape = likelihood.event_shape
+    if not event_shape or x.shape[-len(event_shape) :] != event_shape:
+        raise ValueError(
+            "the decoder must return a distribution whose event is one image, of shape "
+            f"{list(x.shape[1:])}, got {name_of(likelihood)} of batch_shape "
+            f"{list(likelihood.batch_shape)} and event_shape {list(event_shape)}"
+            + ("" if event_shape else ": use Independent(distribution, 1)")
+        )
     if any_true(~likelihood.support.check(x)):
         raise ValueError(
             f"x must lie in the support of the decoder's distribution, {likelihood.support}, "
@@ -801,6 +822,7 @@ def _log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
 
 def _at(x: Tensor, estimator: Estimator) -> Estimator:
     """The estimator for these images: a learned baseline predicts from them."""
+    check_estimator(estimator)
     return ScoreFunction(estimator.at(x)) if isinstance(estimator, Learned) else estimator
 
 
@@ -1095,6 +1117,7 @@ class HeldOut:
         return f"{self.mean:.2f} ± {self.standard_error:.2f} nats per image"
 
 
+@torch.inference_mode(False)  # turns gradients on, too, whatever the caller turned off
 def train(
     vae: VAE,
     images: Tensor,
@@ -1135,7 +1158,8 @@ def train(
     Raises:
         TypeError: if images are not floating-point tensors, or counts not ints.
         ValueError: if images or the estimator do not fit the model, also where only the last and
-            shorter batch shows it, or a number is out of range. The weights are then as before.
+            shorter batch shows it, a number is out of range, no weight wants a gradient, or they
+            are of float16, in which Adam divides by 0. The weights are then as before.
         FloatingPointError: if the loss or a gradient is not finite any more, or the model not able
             to encode and decode. The weights are then those of the last step at which the loss was.
 
@@ -1159,6 +1183,13 @@ def train(
         evaluate(vae, each, num_samples=1)  # checks every image before the first step
 
     weights = list(dict.fromkeys([*vae.parameters(), *_own_parameters(estimator)]))
+    if not any(weight.requires_grad for weight in weights):
+        raise ValueError("no weight of the model wants a gradient: vae.requires_grad_(True)")
+    if any(weight.dtype == torch.float16 for weight in weights):
+        raise ValueError(
+            "Adam divides by 0 in float16, which rounds its 1e-8 away: keep the weights in float32 "
+            "and use torch.autocast, or train in bfloat16"
+        )
     optimizer = torch.optim.Adam(weights, lr=learning_rate)
     before, last_finite = _Snapshot(vae), _Snapshot(vae)
     done: list[tuple[float, ...]] = []
@@ -1170,7 +1201,7 @@ def train(
         try:
             vae.train()
             for epoch in bar:
-                total = torch.zeros(2, dtype=images.dtype, device=images.device)
+                total = torch.zeros(2, dtype=wide_dtype(images.dtype), device=images.device)
                 order = torch.randperm(len(images), device=images.device)
                 for chosen in order.split(batch_size):
                     steps += 1
@@ -1330,8 +1361,9 @@ def _held_out(
         vae.eval()
         chunks = tqdm(images.split(at_once), desc="Evaluating", disable=silent)
         values = torch.cat([bound(chunk) for chunk in chunks])
-    spread = values.std().item() if len(values) > 1 else float("nan")
-    return HeldOut(values.mean().item(), spread / len(values) ** 0.5, values)
+    wide = values.to(wide_dtype(values.dtype))
+    spread = wide.std().item() if len(values) > 1 else float("nan")
+    return HeldOut(wide.mean().item(), spread / len(values) ** 0.5, values)
 
 
 def _step(
@@ -1351,7 +1383,8 @@ def _step(
         raise FloatingPointError(f"the loss is {loss.item():g}, its largest slope {max(slopes):g}")
     last_finite.keep()
     optimizer.step()
-    return torch.stack([reconstruction.detach().sum(), kl.detach().sum()])
+    wide = wide_dtype(loss.dtype)  # a batch's sum has more digits than 16 bits hold
+    return torch.stack([term.detach().to(wide).sum() for term in terms])
 
 
 class _Snapshot:
@@ -1408,7 +1441,8 @@ def _near_zero(inputs: int, outputs: int) -> nn.Linear:
 def _head(layer: nn.Linear, h: Tensor) -> Tensor:
     """`layer(h)`; what autocast gives in 16 bits comes back in the dtype of the weights.
 
-    All that is computed from it is then wide, too: samples, KL and likelihood (chapter 4).
+    Samples, KL and likelihood are then computed widely, too (chapter 4). What multiplies matrices
+    once more on the way, as the networks of flows do, is in 16 bits again.
     """
     return layer(h).to(layer.weight.dtype)
 

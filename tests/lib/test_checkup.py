@@ -507,3 +507,39 @@ def test_a_loss_without_a_graph_or_value_is_a_finding():
 def test_bad_gradient_input(loss, parameters, error, message):
     with pytest.raises(error, match=message):
         check_gradients(loss, parameters)
+
+
+def test_check_gradients_where_nothing_wants_one():
+    frozen, live = torch.ones(2), torch.ones(2, requires_grad=True)
+    report = check_gradients(live.sum(), {"frozen": frozen})
+    assert [fault.name for fault in report.findings] == ["frozen: there is no gradient"]
+
+
+def test_check_gradients_after_backward():
+    live = torch.ones(2, requires_grad=True)
+    loss = live.square().sum()
+    loss.backward()
+    report = check_gradients(loss, {"live": live})
+    assert [fault.name for fault in report.findings] == ["the loss has no graph any more"]
+    assert live.grad.tolist() == [2.0, 2.0]
+
+
+def test_check_gradients_of_an_embedding():
+    embedding = torch.nn.Embedding(4, 2, sparse=True)
+    report = check_gradients(embedding(torch.tensor([1])).square().sum(), embedding)
+    assert report.ok
+
+
+def test_check_gradients_hands_other_errors_on():
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, slope):
+            raise RuntimeError("of one's own")
+
+    live = torch.ones((), requires_grad=True)
+    with pytest.raises(RuntimeError, match="of one's own"):
+        check_gradients(Broken.apply(live), {"live": live})

@@ -856,3 +856,13 @@ def test_the_points_tell_the_mistakes_apart():
     values = [reduce(formula(mu, log_var)) for formula in formulas for reduce in reductions]
     for a, b in itertools.combinations(values, 2):
         assert a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_a_right_kl_in_sixteen_bits_is_right():
+    def half(mu, log_var):
+        return (0.5 * (mu**2 + log_var.exp() - 1 - log_var)).sum(-1).bfloat16()
+
+    assert check_kl(half).ok
+    report = check_kl(lambda mu, log_var: half(mu, log_var.clamp(-8, 3)))
+    assert [fault.name for fault in report.findings] == ["it is clamped inside"]
+    assert not check_kl(lambda mu, log_var: 1.1 * half(mu, log_var)).ok

@@ -30,6 +30,7 @@ from torch.distributions import (
 )
 
 from reparam import measure as module
+from reparam.distributions import TruncatedNormal
 from reparam.estimators import Enumeration, LeaveOneOut, ScoreFunction
 from reparam.measure import compare, exact_gradient
 
@@ -696,3 +697,41 @@ def test_compare_on_the_weights_of_an_encoder():
     enumerated = compare({"sum": Enumeration()}, f, coins_of(encoder, x), weights, 1, 2, True)
     assert enumerated.totals[0].biased is False and enumerated.totals[0].variance < 1e-10
     assert all(p.grad is None for p in encoder.parameters())
+
+
+# --- bounds that are none -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bounds", [{}, {"low": 0.2}, {"high": 0.2}, {"low": -0.5, "high": 2.0}], ids=str
+)
+def test_a_truncated_normal_with_and_without_bounds(bounds):
+    """Against the library's moments, which come from another quadrature."""
+
+    def make(loc, scale):
+        return TruncatedNormal(loc, scale, **bounds)
+
+    parameters = {name: torch.tensor(0.7, dtype=F64) for name in ("loc", "scale")}
+    got = exact_gradient(torch.square, make, parameters)
+    leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    q = make(**leaves)
+    moment = q.variance + q.mean.square()
+    slopes = torch.autograd.grad(moment, tuple(leaves.values()))
+    assert got.value.item() == pytest.approx(moment.item(), abs=1e-8)
+    torch.testing.assert_close(tuple(got.gradient.values()), slopes, rtol=1e-6, atol=1e-7)
+
+
+def test_bounds_that_quadrature_cannot_take():
+    def some(loc):
+        return TruncatedNormal(loc, 1.0, low=torch.tensor([0.0, -math.inf], dtype=F64))
+
+    with pytest.raises(ValueError, match="some entries of the batch have a bound, others none"):
+        exact_gradient(torch.square, some, {"loc": torch.tensor([0.3, 0.3], dtype=F64)})
+
+    def parts(loc):
+        ends = loc.unsqueeze(-1) + torch.tensor([0.0, 2.0], dtype=F64)
+        weights = torch.ones_like(ends)
+        return MixtureSameFamily(Categorical(weights), Uniform(ends, ends + 1))
+
+    with pytest.raises(ValueError, match="components of the mixture have bounds of their own"):
+        exact_gradient(torch.square, parts, {"loc": torch.tensor(0.3, dtype=F64)})

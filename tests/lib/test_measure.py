@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import matplotlib
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from torch.distributions import (
     Bernoulli,
@@ -171,7 +172,9 @@ def test_shapes_dtypes_and_f_with_parameters():
         assert {k: v.shape for k, v in moments.items()} == {
             k: v.shape for k, v in parameters.items()
         }
-        assert all(v.dtype == torch.float32 for v in moments.values())
+    assert all(v.dtype == torch.float32 for v in result.mean.values())
+    for moments in (result.variance, result.standard_error, result.variance_standard_error):
+        assert all(v.dtype == torch.float64 for v in moments.values())
     check_mean(result.mean["w"], 3.0, 6.0, 4000, catches=0.4)
 
 
@@ -781,3 +784,105 @@ def test_state_is_found_however_deep_it_is(wrap):
     for name, value in average.state_dict().items():
         assert torch.equal(value, before[name])
     assert average.training and estimator.training
+
+
+# --- verdicts on what is rare, large or small ---------------------------------------------------
+
+
+def twice(f, distribution, num_samples):
+    return 2 * Pathwise()(f, distribution, num_samples)
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-23, 1e-26])
+def test_a_verdict_does_not_depend_on_the_size_of_f(size):
+    """Squares of these slopes are infinite in float32, or 0."""
+    table = compare(
+        {"once": Pathwise(), "twice": twice},
+        lambda z: size * z**2,
+        lambda loc: Normal(loc, 1.0),
+        {"loc": torch.tensor(1.0)},
+        replicates=2000,
+    )
+    assert [row.biased for row in table.rows] == [False, True]
+    once, other = (row.variance / size**2 for row in table.rows)
+    assert once == pytest.approx(4, rel=0.2) and other == pytest.approx(16, rel=0.2)
+    assert table.plot()
+
+
+def test_a_verdict_in_sixteen_bits():
+    table = compare(
+        {"once": Pathwise(), "twice": twice},
+        lambda z: 200 * z**2,
+        lambda loc: Normal(loc, 1.0),
+        {"loc": torch.tensor(1.0, dtype=torch.float16)},
+        replicates=2000,
+    )
+    assert [row.biased for row in table.rows] == [False, True]
+    assert table.rows[0].variance == pytest.approx(4 * 200**2, rel=0.2)
+
+
+def test_a_handful_of_rare_estimates_is_no_bias():
+    """One in a hundred replicates sees the event. Each binomial count here is as it may come.
+
+    The verdict of a count depends on it alone; so all counts are gone through, and weighted by how
+    often they come. Where none comes nothing has a spread, as the docstring says.
+    """
+    replicates, probability = 1000, 0.01
+    called = 0.0
+    for count in range(1, 60):
+        events = torch.zeros(replicates, dtype=F64)
+        events[:count] = 1 / probability
+
+        def estimator(f, distribution, num_samples, events=events):
+            return distribution.probs * events[: len(distribution.probs)]
+
+        row = compare(
+            {"rare": estimator},
+            lambda b: b,
+            lambda probs: Bernoulli(probs),
+            {"probs": torch.tensor(probability, dtype=F64)},
+            replicates=replicates,
+        ).rows[0]
+        called += row.biased * stats.binom.pmf(count, replicates, probability)
+    assert called < 1e-5  # within five plain standard errors of each count it would be 0.01
+
+
+def test_an_estimator_is_put_back_whole():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("kept", torch.zeros(()))
+            self.register_buffer("beside", torch.zeros(()), persistent=False)
+            self.register_buffer("nothing", None)
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def get_extra_state(self):
+            return {"words": "no tensor"}
+
+        def set_extra_state(self, state):
+            pass
+
+        def forward(self, f, distribution, num_samples):
+            self.kept += 1
+            self.beside = self.beside + 1
+            with torch.no_grad():
+                self.weight.add_(1)
+            return Pathwise()(f, distribution, num_samples)
+
+    counting = Counting()
+    before = counting.beside
+    measure(counting, torch.square, lambda loc: Normal(loc, 1.0), {"loc": torch.tensor(1.0)})
+    assert counting.kept == 0 and counting.beside is before and before == 0
+    assert counting.weight == 1 and counting.nothing is None
+
+
+def test_what_is_no_function_is_named():
+    parameters = {"loc": torch.tensor(1.0), "scale": torch.tensor(1.0)}
+    with pytest.raises(TypeError, match=r"got the class Pathwise: use Pathwise\(\)"):
+        measure(Pathwise, torch.square, Normal, parameters)
+    for call in (
+        lambda: measure(Pathwise(), torch.square, Normal(0.0, 1.0), parameters),
+        lambda: exact_gradient(torch.square, Normal(0.0, 1.0), parameters),
+    ):
+        with pytest.raises(TypeError, match=r"make_distribution must be a function .* got Normal"):
+            call()

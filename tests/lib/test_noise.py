@@ -196,3 +196,14 @@ def test_a_zero_that_a_cpu_draws_once_in_many_years_is_taken_care_of(monkeypatch
         assert (exponential_noise(4, dtype=dtype) == torch.finfo(dtype).tiny).all()
         x = logistic_noise(4, dtype=dtype)
         torch.testing.assert_close(x, torch.full((4,), -54 * math.log(2), dtype=dtype))
+
+
+@each_noise
+def test_the_default_dtype_is_torchs(noise):
+    before = torch.get_default_dtype()
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            assert noise(3).dtype == dtype
+        finally:
+            torch.set_default_dtype(before)

@@ -928,3 +928,22 @@ class Frozen(Normal):
 
     def rsample(self, sample_shape=()):
         return self.loc + self.noise
+
+
+@pytest.mark.parametrize("gradient", ["pathwise", "stl", "dreg"])
+def test_weights_that_are_all_zero_have_no_gradient(gradient):
+    """Of one entry of the batch; where a single weight is left there is one."""
+    loc = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    q = Normal(loc, 1.0)
+
+    def nowhere(z):
+        return torch.where(z > 50, -z.square(), -math.inf)
+
+    with pytest.raises(ValueError, match="no finite gradient"):
+        importance_weighted_bound(nowhere, q, 4, gradient)
+    with torch.no_grad():
+        assert (importance_weighted_bound(nowhere, q, 4, gradient) == -math.inf).all()
+    half = importance_weighted_bound(
+        lambda z: torch.where(z > 0, -z.square(), -math.inf), q, 64, gradient
+    )
+    assert torch.autograd.grad(half.sum(), loc)[0].isfinite().all()

@@ -690,3 +690,18 @@ MASKED = torch.tensor([[0.0, -math.inf], [-math.inf, -math.inf]])  # of all clas
 def test_bad_input(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("draw", [gumbel_softmax, log_gumbel_softmax, relaxed_bernoulli])
+def test_temperatures_at_the_ends_of_the_arithmetic(draw, dtype):
+    """All that is let in gives numbers."""
+    limits = torch.finfo(torch.promote_types(dtype, torch.float32))
+    least, logits = limits.tiny / limits.eps, torch.zeros(2, 3, dtype=dtype)
+    for temperature in (1.01 * least, 0.99 / least):
+        for given in (temperature, torch.tensor(temperature, dtype=torch.float64)):
+            assert not draw(logits, given).isnan().any()
+    for temperature in (0.99 * least, 1.01 / least):
+        for given in (temperature, torch.tensor(temperature, dtype=torch.float64)):
+            with pytest.raises(ValueError, match=r"temperature must lie between .* got"):
+                draw(logits, given)

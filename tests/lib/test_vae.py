@@ -1,6 +1,7 @@
 """The VAE: its terms against independent routes, its training, and how it fails."""
 
 import contextlib
+import copy
 import inspect
 import math
 import signal
@@ -27,6 +28,8 @@ from reparam.vae import (
     FlowVAE,
     FullCovarianceEncoder,
     GaussianEncoder,
+    QuantizedVAE,
+    VectorQuantizer,
     digits_vae,
     discrete_digits_vae,
     evaluate,
@@ -854,3 +857,72 @@ def test_a_model_that_broke_before_a_shorter_batch_has_diverged():
     with torch.no_grad():
         vae.encoder.mu.weight.fill_(math.nan)
     assert vae_module._is_well(vae, images()) is False
+
+
+# Decoders, estimators and types that do not fit
+
+
+class Bare(BernoulliDecoder):
+    """Each pixel for itself."""
+
+    def forward(self, z):
+        return super().forward(z).base_dist
+
+
+@pytest.mark.parametrize("decoder", [Bare(2, 16, 6), BernoulliDecoder(2, 16, 1)], ids=["bare", "1"])
+@pytest.mark.parametrize("number", [1, 6, 40])
+def test_a_decoder_of_something_else_than_one_image(decoder, number):
+    """Values of pixels would broadcast with images, to a number that looks like an ELBO."""
+    q = small_vae().encoder
+    for vae in (VAE(q, decoder), FlowVAE(small_flow_vae().encoder, decoder)):
+        for call in (vae.elbo, lambda x, vae=vae: train(vae, x)):
+            with pytest.raises(ValueError, match=r"whose event is one image, of shape \[6\], got"):
+                call(images(number))
+    quantized = QuantizedVAE(
+        nn.Sequential(nn.Linear(6, 2), nn.Unflatten(-1, (2, 1))), VectorQuantizer(3, 1), decoder
+    )
+    with pytest.raises(ValueError, match="whose event is one image"):
+        quantized.elbo(images(number))
+
+
+def test_a_posterior_without_a_kl():
+    with pytest.raises(ValueError, match="none of NormalizingFlowPosterior: use FlowVAE"):
+        VAE(small_flow_vae().encoder, BernoulliDecoder(2, 16, 6)).elbo(images())
+
+
+def test_an_estimator_that_was_not_made():
+    with pytest.raises(TypeError, match=r"got the class ScoreFunction: use ScoreFunction\(\)"):
+        train(small_vae(), images(), estimator=ScoreFunction)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_training_turns_gradients_on(off):
+    vae = small_vae()
+    with off():
+        train(vae, images(), epochs=2, progress=False)
+    twin = small_vae()
+    train(twin, images(), epochs=2, progress=False)
+    assert torch.equal(*(parameters_to_vector(each.parameters()) for each in (vae, twin)))
+
+
+def test_nothing_to_train():
+    with pytest.raises(ValueError, match="no weight of the model wants a gradient"):
+        train(small_vae().requires_grad_(False), images())
+
+
+def test_sixteen_bits():
+    """Sums and means of many images in float32; no training in float16, where Adam fails."""
+    x, vae = images(1500).bfloat16(), small_vae().bfloat16()
+    with torch.no_grad():
+        wanted = evaluate(copy.deepcopy(vae).float(), x.float(), num_samples=1).mean
+    got = evaluate(vae, x, num_samples=1)
+    assert got.mean == pytest.approx(got.each.double().mean().item(), abs=1e-5)
+    assert got.mean == pytest.approx(wanted, abs=0.02)
+    spread = got.each.double().std().item() / len(x) ** 0.5
+    assert got.standard_error == pytest.approx(spread, rel=1e-4)
+    history = train(vae, x, epochs=1, learning_rate=1e-12, progress=False)
+    assert history.elbo.item() == pytest.approx(wanted, abs=0.05)
+    with pytest.raises(ValueError, match=r"Adam divides by 0 in float16.*torch\.autocast"):
+        train(small_vae().half(), images().half())
+    with pytest.raises(ValueError, match=r"no triangular system in torch\.bfloat16"):
+        FullCovarianceEncoder(6, 16, 2).bfloat16()(x)

@@ -644,3 +644,12 @@ def test_a_quantized_model_gains_nothing_from_more_samples_and_has_an_exact_sum(
     exact = posteriors_on_digits.exact_log_likelihood(vae, every_image())
     torch.testing.assert_close(exact, log_p)
     assert (exact > bound).all()
+
+
+def test_an_estimate_of_another_shape_of_a_class():
+    for estimator in (
+        lambda f, q, n: f(q.sample((n,))).mean(),
+        lambda f, q, n: f(q.sample((n,))),
+    ):
+        with pytest.raises(ValueError, match="one estimate for each entry"):
+            hybrid().elbo(images(), 3, estimator=estimator)

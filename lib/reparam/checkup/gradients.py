@@ -65,19 +65,26 @@ def check_gradients(
         )
         return Report("check_gradients", tuple(findings))
     wanted = {name: p for name, p in named.items() if p.requires_grad}
-    slopes = dict.fromkeys(named) | dict(
-        zip(
-            wanted,
-            torch.autograd.grad(
-                loss,
-                list(wanted.values()),
-                torch.ones_like(loss),
-                retain_graph=True,
-                allow_unused=True,
-            ),
-            strict=True,
+    try:
+        found = wanted and torch.autograd.grad(
+            loss,
+            list(wanted.values()),
+            torch.ones_like(loss),
+            retain_graph=True,
+            allow_unused=True,
         )
-    )
+    except RuntimeError as problem:
+        if "second time" not in str(problem):
+            raise
+        findings.append(
+            Finding(
+                "the loss has no graph any more",
+                "backward() has passed it and freed it",
+                "call check_gradients before backward(), or backward(retain_graph=True)",
+            )
+        )
+        return Report("check_gradients", tuple(findings))
+    slopes = dict.fromkeys(named) | dict(zip(wanted, found, strict=True))
     findings += [
         finding
         for name, slope in slopes.items()
@@ -113,6 +120,7 @@ def _fault_of(name: str, parameter: Tensor, slope: Tensor | None) -> Finding | N
             if frozen
             else f"look for sample(), .detach() or torch.no_grad() between {name} and the loss",
         )
+    slope = slope.to_dense()  # of an embedding it may hold the rows in use alone
     bad = int((~slope.isfinite()).sum())
     if bad:
         return Finding(

@@ -45,6 +45,12 @@ def in_blocks(function: Callable, *tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.cat(parts).view(tensors[0].shape) for parts in results)
 
 
+def summed(density: Tensor, weights: Tensor) -> Tensor:
+    """`density @ weights`, which autocast would compute in 16 bits."""
+    with torch.autocast(density.device.type, enabled=False):
+        return density @ weights
+
+
 def halley(error: Tensor, inverse_left: Tensor, inverse_right: Tensor, drift: Tensor) -> Tensor:
     """The step that Halley's method takes at an error of the log-odds of a point.
 

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from reparam._checks import any_true, check_alike, check_finite, check_generator
+from reparam._checks import any_true, check_alike, check_finite, check_generator, is_infinite
 from reparam._functions import joint_shape, wide_dtype
 from reparam.noise import (
     exponential_noise,
@@ -59,7 +59,8 @@ def reparameterize_uniform(
     Raises:
         TypeError: if a bound is not a floating-point tensor.
         ValueError: if shapes do not broadcast, dtypes or devices differ, a value is NaN or
-            infinite, or `low` is not below `high`, with a number of the dtype between them.
+            infinite, or `low` is not below `high`, with a number of the dtype between them, or
+            their distance is infinite in it.
 
     Derived in chapter 5. Source: Kingma and Welling (2014), section 2.4,
     https://arxiv.org/abs/1312.6114.
@@ -75,6 +76,8 @@ def reparameterize_uniform(
             "low must be below high, with numbers between them, got low up to "
             f"{low.max().item():g} and high down to {high.min().item():g}"
         )
+    if is_infinite(wide_high - wide_low):
+        raise ValueError(f"the distance of low and high overflows {wide_low.dtype}")
     u = _drawn(open_uniform_noise, wide_low, generator)
     z = torch.lerp(wide_low, wide_high, u).to(low.dtype)
     return _kept_inside(z, first, torch.nextafter(high.detach(), low.detach()))

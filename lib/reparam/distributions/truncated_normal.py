@@ -10,7 +10,15 @@ from torch.distributions.utils import broadcast_all
 
 from reparam._checks import any_true, check_alike, check_float, check_probability, is_infinite
 from reparam._functions import Function, wide_dtype
-from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks, log_odds_of
+from reparam.distributions._quadrature import (
+    COARSE,
+    EXACT,
+    Rule,
+    halley,
+    in_blocks,
+    log_odds_of,
+    summed,
+)
 from reparam.noise import logistic_noise
 
 
@@ -136,11 +144,14 @@ class TruncatedNormal(Distribution):
             self._validate_sample(value)
         loc, scale, low, high = self._wide()
         value = value.to(loc.dtype).clamp(low, high)
-        x, below, above = _standardized(value, loc, scale, low, high)
+        far = value.isinf()
+        inside = torch.where(far, loc.clamp(low, high), value)
+        x, below, above = _standardized(inside, loc, scale, low, high)
         left, right = _side(-x, below), _side(x, above)
         mass_left = left.mass * torch.exp(-right.log_peak)
         mass_right = right.mass * torch.exp(-left.log_peak)
-        return (mass_left / (mass_left + mass_right)).to(self.loc.dtype)
+        cdf = mass_left / (mass_left + mass_right)
+        return torch.where(far, (value > 0).to(cdf), cdf).to(self.loc.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -225,7 +236,7 @@ def _side(x: Tensor, length: Tensor, rule: Rule | None = None) -> _Side:
     density = torch.addcmul(step * -start[..., None], step, step, value=-0.5).exp_()
     # The powers of v = near + width * node, from those of the nodes: a sum of what is positive.
     near = peak + low
-    mass, first, second = (width[..., None] * (density @ weights)).unbind(-1)
+    mass, first, second = (width[..., None] * summed(density, weights)).unbind(-1)
     second = near.square() * mass + width * (2 * near * first + width * second)
     edge = torch.exp(-rest * (start + rest / 2))
     return _Side(-peak * (x + peak / 2), edge, mass, near * mass + width * first, second)

@@ -10,7 +10,15 @@ from torch.distributions.utils import broadcast_all
 
 from reparam._checks import check_alike, check_float, check_probability, is_infinite
 from reparam._functions import Function, wide_dtype
-from reparam.distributions._quadrature import COARSE, EXACT, Rule, halley, in_blocks, log_odds_of
+from reparam.distributions._quadrature import (
+    COARSE,
+    EXACT,
+    Rule,
+    halley,
+    in_blocks,
+    log_odds_of,
+    summed,
+)
 from reparam.noise import logistic_noise
 
 
@@ -93,7 +101,7 @@ class VonMises(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         loc, concentration = self._wide()
         if self._validate_args:
-            self._validate_sample(_wrapped(value))
+            self._validate_sample(_wrapped(value) if isinstance(value, Tensor) else value)
         half = (value.to(loc.dtype) - loc) / 2
         return (-2 * concentration * half.sin().square() - self._log_normalizer()).to(
             self.loc.dtype
@@ -101,9 +109,9 @@ class VonMises(Distribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         loc, concentration = self._wide()
-        value = _wrapped(value.to(loc.dtype))
         if self._validate_args:
-            self._validate_sample(value)
+            self._validate_sample(_wrapped(value) if isinstance(value, Tensor) else value)
+        value = _wrapped(value.to(loc.dtype))
         start = _turns_and_cdf(-math.pi - loc, concentration)
         return (_turns_and_cdf(value - loc, concentration) - start).to(self.loc.dtype)
 
@@ -173,7 +181,7 @@ def _from_mode(x: Tensor, concentration: Tensor, rule: Rule) -> tuple[Tensor, Te
     versine = 2 * (end[..., None] * (nodes / 2)).sin().square()
     density = (versine * -concentration[..., None]).exp_()
     weights = weights[:, 0]
-    return end * (density @ weights), end * ((density * versine) @ weights)
+    return end * summed(density, weights), end * summed(density * versine, weights)
 
 
 def _left(x: Tensor, concentration: Tensor, rule: Rule) -> _Side:
@@ -199,7 +207,7 @@ def _right(x: Tensor, rest: Tensor, concentration: Tensor, rule: Rule) -> _Side:
     cosines = 2 * sine * across
     density = (cosines * -concentration[..., None]).exp_()
     weights = weights[:, 0]
-    return _Side(end * (density @ weights), end * ((density * cosines) @ weights))
+    return _Side(end * summed(density, weights), end * summed(density * cosines, weights))
 
 
 def _arcsine_of_root(square: Tensor) -> Tensor:

@@ -79,6 +79,15 @@ def is_discrete(distribution: Distribution) -> bool:
         return False
 
 
+def check_estimator(estimator: object) -> None:
+    """What is to be called as `estimator(f, distribution, num_samples)`."""
+    if isinstance(estimator, type):
+        name = estimator.__name__
+        raise TypeError(f"estimator must be an estimator, got the class {name}: use {name}()")
+    if not callable(estimator):
+        raise TypeError(f"estimator must be callable, got {type(estimator).__name__}")
+
+
 def check_estimates(estimates: Tensor, batch_shape: torch.Size) -> None:
     """What an estimator returned has one value for each entry of the batch."""
     if not isinstance(estimates, Tensor) or estimates.shape != batch_shape:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, TransformedDistribution, constraints
 
-from reparam._checks import any_true, check_count
+from reparam._checks import any_true, check_count, is_infinite
 from reparam.estimators._contract import (
     Integrand,
     also_train,
@@ -132,6 +132,8 @@ def _check_fits(b: Tensor, values: Tensor) -> None:
         raise ValueError(
             f"a baseline must fit the values of f, {wanted} or its last dimensions, got {shape}"
         )
+    if is_infinite(b):
+        raise ValueError("a baseline must be finite, got NaN or infinity: look at its network")
 
 
 def _support_moves(distribution: Distribution) -> bool:

@@ -125,8 +125,10 @@ class NormalizingFlowPosterior(Distribution):
         """`log q(value)`, of any point, as a function of the point and of all parameters.
 
         Of the tensor that `rsample` of this object returned last, its gradient is that along the
-        path. (Parameters that are changed behind autograd's back in between, by `p.data.add_()`,
-        are not noticed: change them under `torch.no_grad()`.)
+        path, as a function of the parameters alone: where you differentiate by that sample itself,
+        ask for `log_prob(z.clone())`, which inverts the flows. (Parameters that are changed behind
+        autograd's back in between, by `p.data.add_()`, are not noticed: change them under
+        `torch.no_grad()`.)
         """
         if self._drawn is not None:
             ref, log_q, versions = self._drawn

@@ -436,3 +436,10 @@ def test_a_generator_draws_the_same_again():
             for _ in range(2)
         ]
         assert torch.equal(*draws), draw.__name__
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_bounds_whose_distance_overflows(dtype):
+    most = torch.tensor([0.6 * torch.finfo(dtype).max], dtype=dtype)
+    with pytest.raises(ValueError, match="the distance of low and high overflows"):
+        reparameterize_uniform(-most, most)

@@ -396,3 +396,28 @@ def test_bad_values():
     for probability in (-0.5, 1.5, math.nan):
         with pytest.raises(ValueError, match="between 0 and 1"):
             q.icdf(torch.tensor(probability))
+
+
+@pytest.mark.parametrize("bounds", [{}, {"low": -0.5}, {"high": 0.5}], ids=str)
+def test_the_ends_of_a_law_without_bounds(bounds):
+    loc = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    q = TruncatedNormal(loc, 1.0, **bounds)
+    u = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    z = q.icdf(u).detach()
+    assert z[[0, 2]].tolist() == [bounds.get("low", -math.inf), bounds.get("high", math.inf)]
+    got = q.cdf(z)
+    torch.testing.assert_close(got, u)
+    assert got[[0, 2]].tolist() == [0.0, 1.0]
+    assert torch.autograd.grad(got.sum(), loc)[0].isfinite()
+
+
+def test_autocast_does_not_round_the_quadrature():
+    q = TruncatedNormal(torch.tensor(0.0), 1.0, -1.0, 2.0)
+    calls = (
+        lambda: q.icdf(torch.tensor(0.5)),
+        lambda: q.log_prob(torch.tensor(0.5)),
+        lambda: q.mean,
+    )
+    wanted = [call() for call in calls]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [call() for call in calls] == wanted

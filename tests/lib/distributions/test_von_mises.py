@@ -298,3 +298,22 @@ def test_bad_values():
     for probability in (-0.5, 1.5, math.nan):
         with pytest.raises(ValueError, match="between 0 and 1"):
             q.icdf(torch.tensor(probability))
+
+
+def test_autocast_does_not_round_the_quadrature():
+    q = VonMises(torch.tensor(0.2), 5.0)
+    calls = (
+        lambda: q.icdf(torch.tensor(0.3)),
+        lambda: q.log_prob(torch.tensor(0.5)),
+        lambda: q.cdf(torch.tensor(0.5)),
+    )
+    wanted = [call() for call in calls]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [call() for call in calls] == wanted
+
+
+def test_a_number_is_no_tensor():
+    q = VonMises(0.0, 1.0)
+    for method in (q.log_prob, q.cdf):
+        with pytest.raises(ValueError, match="must be a Tensor"):
+            method(0.5)

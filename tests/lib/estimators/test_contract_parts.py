@@ -320,3 +320,12 @@ def test_own_parameters_are_not_trained_under_vmap():
 
     with pytest.raises(RuntimeError, match="vmap"):
         torch.func.vmap(trained)(torch.ones(3))
+
+
+def test_what_is_no_estimator():
+    _contract.check_estimator(ScoreFunction())
+    _contract.check_estimator(lambda f, distribution, num_samples: f)
+    with pytest.raises(TypeError, match=r"got the class ScoreFunction: use ScoreFunction\(\)"):
+        _contract.check_estimator(ScoreFunction)
+    with pytest.raises(TypeError, match="estimator must be callable, got str"):
+        _contract.check_estimator("score")

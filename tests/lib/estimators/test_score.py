@@ -793,3 +793,10 @@ def test_an_infinite_density_or_value_is_named():
             estimator(lambda z: z.log(), Bernoulli(logits=a), 2)
         value = estimator(lambda z: z.log(), Bernoulli(logits=a.detach()), 2)
         assert value.isinf().any()  # without a gradient it is what it is
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_baseline_that_is_no_number(number):
+    loc = torch.zeros(2, requires_grad=True)
+    with pytest.raises(ValueError, match="a baseline must be finite"):
+        ScoreFunction(lambda values: torch.full((2,), number))(torch.square, Normal(loc, 1.0), 3)
