@@ -144,7 +144,8 @@ def measure(
             lambda or a local function refers to cannot be found, and is trained.
         f: the integrand, `f(z)` or `f(z, **parameters)`.
         make_distribution: builds the distribution from the parameters, by keyword, also when
-            each of them has an extra leading dimension.
+            each of them has an extra leading dimension. A Cholesky factor wants `L.tril()` there:
+            torch's samples have a slope in what stands above the diagonal, its density has none.
         parameters: tensors by name.
         num_samples: handed to the estimator.
         replicates: at least 2.

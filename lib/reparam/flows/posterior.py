@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform, constraints
+from torch.distributions import Distribution, Transform, constraints, register_kl
 
 from reparam._checks import check_float
 from reparam._functions import Function, is_plain, joint_shape
@@ -164,6 +164,14 @@ class NormalizingFlowPosterior(Distribution):
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_drawn": None}  # a weak reference cannot be stored
+
+
+@register_kl(NormalizingFlowPosterior, Distribution)
+def _no_closed_form(q: NormalizingFlowPosterior, p: Distribution):
+    raise NotImplementedError(
+        "a NormalizingFlowPosterior has no KL in closed form: average log q(z) - log p(z) over "
+        "samples, as FlowVAE (not VAE) and reparam.objectives.elbo do"
+    )
 
 
 # What holds no parameter.
