@@ -11,6 +11,7 @@ The parameters may be the weights of a network, by `torch.func.functional_call`,
 `per_replicate=True`; `compare` shows how.
 """
 
+import copy
 import functools
 import html
 import inspect
@@ -26,7 +27,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 from scipy.linalg import block_diag
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, stdtrit
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from tqdm.auto import tqdm
@@ -559,21 +560,39 @@ def _frozen(estimator: Callable) -> Iterator[None]:
     """An estimator with state of its own in eval mode inside, and as it was afterwards."""
     modules = nn.ModuleList(modules_in(estimator))
     # Not the state_dict, which leaves out some buffers and may hold what is no tensor.
-    held = [
-        (tensors, name, tensor, tensor.detach().clone())
-        for module in modules.modules()
-        for tensors in (module._parameters, module._buffers)
-        for name, tensor in tensors.items()
-        if tensor is not None
-    ]
+    tables = [t for module in modules.modules() for t in (module._parameters, module._buffers)]
+    before = [(table, dict(table)) for table in tables]
+    tensors = [tensor for _, held in before for tensor in held.values() if tensor is not None]
+    copies = [tensor.detach().clone() for tensor in tensors]
+    own = [module for module in modules.modules() if _has_extra_state(module)]
+    extra = [copy.deepcopy(module.get_extra_state()) for module in own]
     with keeping_modes(modules):
         modules.eval()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for tensors, name, tensor, before in held:
-                    tensors[name] = tensor.copy_(before)
+            for table, held in before:
+                table.clear()
+                table.update(held)
+            for tensor, kept in zip(tensors, copies, strict=True):
+                _put_back(tensor, kept)
+            for module, state in zip(own, extra, strict=True):
+                module.set_extra_state(state)
+
+
+def _has_extra_state(module: nn.Module) -> bool:
+    return type(module).get_extra_state is not nn.Module.get_extra_state
+
+
+@torch.no_grad()
+def _put_back(tensor: Tensor, before: Tensor) -> None:
+    """What was changed only: a graph may hold the tensor, and some cannot be written to."""
+    can_be_read = tensor.layout is torch.strided and not tensor.is_meta
+    if can_be_read and torch.equal(tensor, before):
+        return
+    if tensor.shape != before.shape:
+        tensor.resize_(before.shape)
+    tensor.copy_(before)
 
 
 class _Moments:
@@ -1006,11 +1025,13 @@ def _coordinates(
         None if bound is None else torch.as_tensor(bound, device=middle.device).double()
         for bound in (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
     ]
-    if is_mixture and any(end is not None and end.ndim for end in ends):
-        raise ValueError(
-            "no exact gradient: the components of the mixture have bounds of their own, where its "
-            "density may jump"
-        )
+    if is_mixture:
+        if any(end is not None and (end != end.flatten()[0]).any() for end in ends):
+            raise ValueError(
+                "no exact gradient: the components of the mixture, or entries of its batch, have "
+                "bounds of their own, where the density may jump"
+            )
+        ends = [None if end is None else end.flatten()[0] for end in ends]
     if any(end is not None and end.isinf().any() and not end.isinf().all() for end in ends):
         raise ValueError("no exact gradient: some entries of the batch have a bound, others none")
     lower, upper = (None if end is None or end.isinf().all() else end for end in ends)
@@ -1268,12 +1289,13 @@ class Row:
         estimator, parameter: their names; for all parameters together how many entries they have.
         bias, bias_error: of the entry whose bias is largest against its standard error, and that
             standard error; the bias is None where the truth is not known.
-        biased: whether that bias exceeds five standard errors (more for many entries: a true
-            estimator is called biased once in two million rows), the error bound of the truth and
-            rounding together; None where the truth is not known. The standard error is counted as
-            if the variance were five of its own standard errors larger, so that a handful of rare
-            and large estimates is not taken for all of them; where every estimate is the same,
-            rounding alone is allowed: an event so rare that no replicate has it looks like bias.
+        biased: whether that bias exceeds five standard errors (more for many entries and for few
+            replicates), the error bound of the truth and rounding together; None where the truth
+            is not known. The standard error is counted as if the variance were five of its own
+            standard errors larger, so that a handful of rare and large estimates is not taken for
+            all of them. A true estimator whose estimates are about normal is called biased once
+            in two million rows, a skewed one more often, and an event so rare that no replicate
+            has it looks like bias: take more replicates.
             For rounding ten units in the last place are allowed, of the truth, of one estimate and
             of `f(z) ∇log q(z)`, the last two as their root mean square. All three follow `f` when
             it is rescaled.
@@ -1686,8 +1708,9 @@ def _row(
         rounding = 10 * torch.finfo(mean.dtype).eps * rounded
         uncertain = side_by_side(truth_error).to(mean.device).double()
         # Few large estimates make the variance uncertain, and look small where it came out small.
-        most = ((variance + 5 * variance_error) / measured.replicates).sqrt()
-        limit = _deviations(len(mean)) * most + uncertain + rounding
+        doubt = torch.where(variance_error.isfinite(), variance_error, variance)  # its most
+        most = ((variance + 5 * doubt) / measured.replicates).sqrt()
+        limit = _deviations(len(mean), measured.replicates) * most + uncertain + rounding
         worst = (difference.abs() / limit).argmax()
         bias = difference[worst].item()
         biased = bool((difference.abs() > limit).any())
@@ -1708,9 +1731,12 @@ def _row(
     )
 
 
-def _deviations(entries: int) -> float:
-    """Standard errors that the worst of so many normal entries exceeds as rarely as one does 5."""
-    return float(-ndtri(ndtr(-5) / entries))
+def _deviations(entries: int, replicates: int) -> float:
+    """Standard errors that the worst of so many entries exceeds as rarely as one normal one does 5.
+
+    They are Student's, as the deviation is that of so many replicates.
+    """
+    return float(-stdtrit(replicates - 1, ndtr(-5) / entries))
 
 
 def _time(seconds: float | None) -> str:

@@ -60,7 +60,8 @@ def gumbel_softmax(logits: Tensor, temperature: float | Tensor = 1.0, hard: bool
             no bool.
         ValueError: if `logits` has no dimension, is empty or holds NaN, if all its classes are
             ruled out by minus infinity, or one is infinite, or if `temperature` is not positive
-            and finite or does not fit.
+            and finite, does not fit, or is so small or large (1e-31 or 1e31 in float32) that
+            noise divided by it may leave the dtype.
 
     Derived in chapter 5; used in chapters 7 and 8 through `GumbelSoftmax`. Source: Jang, Gu and
     Poole (2017), https://arxiv.org/abs/1611.01144; Maddison, Mnih and Teh (2017),

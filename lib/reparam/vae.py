@@ -142,7 +142,8 @@ class FullCovarianceEncoder(_Encoder):
     identity at the start. Its `prior` is the standard Gaussian.
 
     Raises:
-        TypeError, ValueError: as `GaussianEncoder`.
+        TypeError, ValueError: as `GaussianEncoder`; ValueError too for weights of 16 bits, in
+            which torch solves no triangular system.
 
     Derived in chapter 2, compared in chapter 8. Source: Kingma and Welling (2019), section 2.5.1,
     https://arxiv.org/abs/1906.02691.
@@ -497,7 +498,9 @@ class FlowVAE(VAE):
         posterior = posterior.expand((num_samples, *posterior.batch_shape))
         z = _drawn(sample or _exact, posterior)
         kl = posterior.log_prob(z) - self.prior.log_prob(z)
-        return _log_likelihood(self.decoder(z), x).mean(0), kl.mean(0)
+        reconstruction = _log_likelihood(self.decoder(z), x)
+        _check_each(reconstruction, posterior.batch_shape)
+        return reconstruction.mean(0), kl.mean(0)
 
 
 class HybridEncoder(nn.Module):
@@ -779,6 +782,7 @@ class QuantizedVAE(VAE):
         quantized = self.quantizer(z)
         loss = quantized.loss.sum(-1)
         reconstruction = _log_likelihood(self.decoder(quantized.code.flatten(-2)), x)
+        _check_each(reconstruction, loss.shape)
         kl = quantized.index.shape[-1] * math.log(len(self.quantizer.codebook))
         return reconstruction + (loss.detach() - loss), torch.full_like(reconstruction, kl)
 
@@ -795,15 +799,23 @@ class QuantizedVAE(VAE):
         return self.elbo(x)
 
 
+def _check_each(log_likelihood: Tensor, shape: torch.Size) -> None:
+    if log_likelihood.shape != shape:
+        raise ValueError(
+            "the decoder's log-likelihood must have one number for each code, shape "
+            f"{list(shape)}, got {list(log_likelihood.shape)}: declare pixels as one event, "
+            "Independent(distribution, 1)"
+        )
+
+
 def _log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
     """`log p(x|z)`, after checking that `x` can come from this distribution at all."""
-    event_shape = likelihood.event_shape
-    if not event_shape or x.shape[-len(event_shape) :] != event_shape:
+    event_shape = getattr(likelihood, "event_shape", ())
+    image = x.shape[max(0, x.ndim - len(event_shape)) :]
+    if event_shape and image != event_shape:  # would broadcast
         raise ValueError(
-            "the decoder must return a distribution whose event is one image, of shape "
-            f"{list(x.shape[1:])}, got {name_of(likelihood)} of batch_shape "
-            f"{list(likelihood.batch_shape)} and event_shape {list(event_shape)}"
-            + ("" if event_shape else ": use Independent(distribution, 1)")
+            f"the decoder's {name_of(likelihood)} has event_shape {list(event_shape)}, and an "
+            f"image the shape {list(image)}"
         )
     if any_true(~likelihood.support.check(x)):
         raise ValueError(
@@ -829,7 +841,10 @@ def _average_over(sample: Sampler) -> Estimator:
     """The plain average of `f` over what `sample` draws."""
 
     def average(f: Callable, q: Distribution, num_samples: int) -> Tensor:
-        return f(_drawn(sample, q.expand((num_samples, *q.batch_shape)))).mean(0)
+        each = q.expand((num_samples, *q.batch_shape))
+        values = f(_drawn(sample, each))
+        _check_each(values, each.batch_shape)
+        return values.mean(0)
 
     return average
 
@@ -1152,8 +1167,9 @@ def train(
     Raises:
         TypeError: if images are not floating-point tensors, or counts not ints.
         ValueError: if images or the estimator do not fit the model, also where only the last and
-            shorter batch shows it, a number is out of range, no weight wants a gradient, or they
-            are of float16, in which Adam divides by 0. The weights are then as before.
+            shorter batch shows it, a number is out of range, no weight wants a gradient, or one
+            that does is of float16, in which Adam divides by 0, or was made under
+            `torch.inference_mode()`. The weights are then as before.
         FloatingPointError: if the loss or a gradient is not finite any more, or the model not able
             to encode and decode. The weights are then those of the last step at which the loss was.
 
@@ -1179,7 +1195,9 @@ def train(
     weights = list(dict.fromkeys([*vae.parameters(), *_own_parameters(estimator)]))
     if not any(weight.requires_grad for weight in weights):
         raise ValueError("no weight of the model wants a gradient: vae.requires_grad_(True)")
-    if any(weight.dtype == torch.float16 for weight in weights):
+    if any(weight.is_inference() for weight in weights):
+        raise ValueError("weights made under torch.inference_mode() cannot be trained")
+    if any(weight.dtype == torch.float16 and weight.requires_grad for weight in weights):
         raise ValueError(
             "Adam divides by 0 in float16, which rounds its 1e-8 away: keep the weights in float32 "
             "and use torch.autocast, or train in bfloat16"

@@ -733,5 +733,21 @@ def test_bounds_that_quadrature_cannot_take():
         weights = torch.ones_like(ends)
         return MixtureSameFamily(Categorical(weights), Uniform(ends, ends + 1))
 
-    with pytest.raises(ValueError, match="components of the mixture have bounds of their own"):
+    with pytest.raises(ValueError, match="have bounds of their own, where the density may jump"):
         exact_gradient(torch.square, parts, {"loc": torch.tensor(0.3, dtype=F64)})
+
+
+@pytest.mark.parametrize("bounds", [{}, {"low": -0.5}, {"low": -0.5, "high": 2.0}], ids=str)
+def test_a_mixture_whose_components_share_their_bounds(bounds):
+    def make(loc):
+        ends = loc.unsqueeze(-1) + torch.tensor([0.0, 1.0], dtype=F64)
+        parts = TruncatedNormal(ends, 1.0, **bounds)
+        return MixtureSameFamily(Categorical(torch.ones_like(ends)), parts)
+
+    loc = torch.tensor(0.3, dtype=F64, requires_grad=True)
+    got = exact_gradient(torch.square, make, {"loc": loc.detach()})
+    parts = make(loc).component_distribution
+    moment = (parts.variance + parts.mean.square()).mean(-1)
+    assert got.value.item() == pytest.approx(moment.item(), abs=1e-7)
+    (slope,) = torch.autograd.grad(moment, loc)
+    torch.testing.assert_close(got.gradient["loc"], slope, rtol=1e-6, atol=1e-7)

@@ -659,10 +659,12 @@ def test_more_than_four_parameters_share_a_row(count, rows):
 
 def test_the_limit_grows_with_the_entries():
     """As rarely wrong for ten thousand entries as for one: 5.73e-7, two-sided."""
-    assert module._deviations(1) == pytest.approx(5.0)
+    assert module._deviations(1, 10**9) == pytest.approx(5.0)
     for entries in (1, 100, 10_000):
-        rare = math.erfc(module._deviations(entries) / math.sqrt(2))
-        assert rare * entries == pytest.approx(math.erfc(5 / math.sqrt(2)), rel=1e-6)
+        for replicates in (2, 10, 1000):
+            limit = module._deviations(entries, replicates)
+            rare = 2 * stats.t.sf(limit, replicates - 1)
+            assert rare * entries == pytest.approx(math.erfc(5 / math.sqrt(2)), rel=1e-6)
 
 
 def biased_by(shift):
@@ -793,20 +795,48 @@ def twice(f, distribution, num_samples):
     return 2 * Pathwise()(f, distribution, num_samples)
 
 
-@pytest.mark.parametrize("size", [1e20, 1e-23, 1e-26])
-def test_a_verdict_does_not_depend_on_the_size_of_f(size):
-    """Squares of these slopes are infinite in float32, or 0."""
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [
+        (1e20, torch.float32),  # squares of these slopes are infinite in float32, or 0
+        (1e-23, torch.float32),
+        (1e-26, torch.float32),
+        (1e80, F64),  # and their fourth powers in float64
+        (1e-90, F64),
+    ],
+    ids=str,
+)
+def test_a_verdict_does_not_depend_on_the_size_of_f(size, dtype):
     table = compare(
         {"once": Pathwise(), "twice": twice},
         lambda z: size * z**2,
         lambda loc: Normal(loc, 1.0),
-        {"loc": torch.tensor(1.0)},
+        {"loc": torch.tensor(1.0, dtype=dtype)},
         replicates=2000,
+        truth={"loc": torch.tensor(2 * size, dtype=dtype)},
     )
     assert [row.biased for row in table.rows] == [False, True]
     once, other = (row.variance / size**2 for row in table.rows)
     assert once == pytest.approx(4, rel=0.2) and other == pytest.approx(16, rel=0.2)
     assert table.plot()
+
+
+@pytest.mark.parametrize("replicates", [2, 3, 10])
+def test_few_replicates_are_no_reason_to_call_an_estimator_biased(replicates):
+    """With a normal quantile one in eight of the pairs would be."""
+    called = 0
+    for seed in range(100):
+        torch.manual_seed(seed)
+        row = compare(
+            {"pathwise": Pathwise()},
+            torch.square,
+            lambda loc: Normal(loc, 1.0),
+            {"loc": torch.tensor(1.0)},
+            replicates=replicates,
+            truth={"loc": torch.tensor(2.0)},
+        ).rows[0]
+        called += row.biased
+    assert called == 0
 
 
 def test_a_verdict_in_sixteen_bits():
@@ -847,33 +877,69 @@ def test_a_handful_of_rare_estimates_is_no_bias():
     assert called < 1e-5  # within five plain standard errors of each count it would be 0.01
 
 
+class Stateful(nn.Module):
+    """Changes all that a module can hold, at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(()))
+        self.register_buffer("beside", torch.zeros(()), persistent=False)
+        self.register_buffer("later", None)
+        self.register_buffer("growing", torch.zeros(1))
+        self.register_buffer("spread", torch.ones(1).expand(3), persistent=False)
+        with torch.inference_mode():
+            self.register_buffer("unwritten", torch.ones(2), persistent=False)
+        self.register_buffer("sparse", torch.ones(2).to_sparse())
+        self.weight = nn.Parameter(torch.ones(()))
+        self.calls = torch.zeros(())
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+    def forward(self, f, distribution, num_samples):
+        self.kept += 1
+        self.beside = self.beside + 1
+        self.later = torch.ones(2)
+        self.register_buffer("new", torch.ones(2))
+        self.growing.resize_(3).fill_(1.0)
+        self.calls += 1
+        with torch.no_grad():
+            self.weight.add_(1)
+        return Pathwise()(f, distribution, num_samples)
+
+
 def test_an_estimator_is_put_back_whole():
-    class Counting(nn.Module):
+    stateful = Stateful()
+    before = dict(stateful.named_buffers())
+    graph = 2 * stateful.weight
+    measure(stateful, torch.square, lambda loc: Normal(loc, 1.0), {"loc": torch.tensor(1.0)})
+    after = dict(stateful.named_buffers())
+    assert after.keys() == before.keys() and all(after[name] is before[name] for name in after)
+    assert stateful.kept == 0 and stateful.beside == 0 and stateful.weight == 1
+    assert stateful.later is None and stateful.growing.tolist() == [0.0] and stateful.calls == 0
+    graph.backward()
+    assert stateful.weight.grad == 2
+
+
+def test_a_graph_of_the_estimators_weights_outlives_a_measurement():
+    """What was not changed is not written to, which autograd would notice."""
+
+    class Weighted(nn.Module):
         def __init__(self):
             super().__init__()
-            self.register_buffer("kept", torch.zeros(()))
-            self.register_buffer("beside", torch.zeros(()), persistent=False)
-            self.register_buffer("nothing", None)
             self.weight = nn.Parameter(torch.ones(()))
 
-        def get_extra_state(self):
-            return {"words": "no tensor"}
-
-        def set_extra_state(self, state):
-            pass
-
         def forward(self, f, distribution, num_samples):
-            self.kept += 1
-            self.beside = self.beside + 1
-            with torch.no_grad():
-                self.weight.add_(1)
             return Pathwise()(f, distribution, num_samples)
 
-    counting = Counting()
-    before = counting.beside
-    measure(counting, torch.square, lambda loc: Normal(loc, 1.0), {"loc": torch.tensor(1.0)})
-    assert counting.kept == 0 and counting.beside is before and before == 0
-    assert counting.weight == 1 and counting.nothing is None
+    weighted = Weighted()
+    graph = weighted.weight.square()
+    measure(weighted, torch.square, lambda loc: Normal(loc, 1.0), {"loc": torch.tensor(1.0)})
+    graph.backward()
+    assert weighted.weight.grad == 2
 
 
 def test_what_is_no_function_is_named():

@@ -695,7 +695,7 @@ def test_bad_input(call, error, says):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("draw", [gumbel_softmax, log_gumbel_softmax, relaxed_bernoulli])
 def test_temperatures_at_the_ends_of_the_arithmetic(draw, dtype):
-    """All that is let in gives numbers."""
+    """All that is let in gives numbers, where logits are of moderate size."""
     limits = torch.finfo(torch.promote_types(dtype, torch.float32))
     least, logits = limits.tiny / limits.eps, torch.zeros(2, 3, dtype=dtype)
     for temperature in (1.01 * least, 0.99 / least):

@@ -869,20 +869,69 @@ class Bare(BernoulliDecoder):
         return super().forward(z).base_dist
 
 
-@pytest.mark.parametrize("decoder", [Bare(2, 16, 6), BernoulliDecoder(2, 16, 1)], ids=["bare", "1"])
 @pytest.mark.parametrize("number", [1, 6, 40])
-def test_a_decoder_of_something_else_than_one_image(decoder, number):
+def test_a_decoder_of_something_else_than_one_image(number):
     """Values of pixels would broadcast with images, to a number that looks like an ELBO."""
-    q = small_vae().encoder
-    for vae in (VAE(q, decoder), FlowVAE(small_flow_vae().encoder, decoder)):
+
+    def models(decoder):
+        layers = nn.Sequential(nn.Linear(6, 2), nn.Unflatten(-1, (2, 1)))
+        return (
+            VAE(small_vae().encoder, decoder),
+            FlowVAE(small_flow_vae().encoder, decoder),
+            QuantizedVAE(layers, VectorQuantizer(3, 1), decoder),
+        )
+
+    for vae in models(BernoulliDecoder(2, 16, 1)):
         for call in (vae.elbo, lambda x, vae=vae: train(vae, x)):
-            with pytest.raises(ValueError, match=r"whose event is one image, of shape \[6\], got"):
+            with pytest.raises(ValueError, match=r"has event_shape \[1\], and an image .* \[6\]"):
                 call(images(number))
-    quantized = QuantizedVAE(
-        nn.Sequential(nn.Linear(6, 2), nn.Unflatten(-1, (2, 1))), VectorQuantizer(3, 1), decoder
-    )
-    with pytest.raises(ValueError, match="whose event is one image"):
-        quantized.elbo(images(number))
+    for vae in models(Bare(2, 16, 6)):
+        for call in (vae.elbo, lambda x, vae=vae: train(vae, x)):
+            with pytest.raises(ValueError, match=r"one (value|number) for each"):
+                call(images(number))
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 5, 6)])
+def test_images_in_any_batch(shape):
+    x = torch.ones(shape)
+    for vae in (small_vae(), small_flow_vae()):
+        assert vae.elbo(x, 3).shape == shape[:-1]
+
+
+def test_observations_that_are_no_images():
+    """One number for each code; and whatever has a support and a log_prob."""
+
+    class Numbers(nn.Module):
+        latent_dim = 2
+
+        def forward(self, z):
+            return Normal(z.sum(-1), 1.0)
+
+    class Encoder(nn.Module):
+        latent_dim = 2
+
+        def __init__(self):
+            super().__init__()
+            self.inner = GaussianEncoder(1, 4, 2)
+
+        def forward(self, x):
+            return self.inner(x.unsqueeze(-1))
+
+    class Likelihood:
+        support = torch.distributions.constraints.real
+
+        def __init__(self, mean):
+            self.mean = mean
+
+        def log_prob(self, x):
+            return -((x - self.mean) ** 2).sum(-1)
+
+    class Own(Numbers):
+        def forward(self, z):
+            return Likelihood(z.sum(-1, keepdim=True))
+
+    assert VAE(Encoder(), Numbers()).elbo(torch.randn(5), 3).shape == (5,)
+    assert VAE(small_vae().encoder, Own()).elbo(images(5), 3).shape == (5,)
 
 
 def test_a_posterior_without_a_kl():
@@ -903,6 +952,26 @@ def test_training_turns_gradients_on(off):
     twin = small_vae()
     train(twin, images(), epochs=2, progress=False)
     assert torch.equal(*(parameters_to_vector(each.parameters()) for each in (vae, twin)))
+
+
+def test_what_does_not_train_may_be_of_any_kind():
+    class Encoder(nn.Module):
+        latent_dim = 2
+
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 6).half().requires_grad_(False)
+            self.then = GaussianEncoder(6, 16, 2)
+
+        def forward(self, x):
+            return self.then(self.first(x.half()).float())
+
+    vae = VAE(Encoder(), BernoulliDecoder(2, 16, 6))
+    assert train(vae, images(), epochs=1, progress=False).elbo.isfinite().all()
+    with torch.inference_mode():
+        vae = small_vae()
+    with pytest.raises(ValueError, match=r"made under torch\.inference_mode"):
+        train(vae, images())
 
 
 def test_nothing_to_train():

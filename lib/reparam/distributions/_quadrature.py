@@ -47,6 +47,8 @@ def in_blocks(function: Callable, *tensors: Tensor) -> tuple[Tensor, ...]:
 
 def summed(density: Tensor, weights: Tensor) -> Tensor:
     """`density @ weights`, which autocast would compute in 16 bits."""
+    if not torch.amp.is_autocast_available(density.device.type):
+        return density @ weights
     with torch.autocast(density.device.type, enabled=False):
         return density @ weights
 

@@ -133,7 +133,10 @@ def _check_fits(b: Tensor, values: Tensor) -> None:
             f"a baseline must fit the values of f, {wanted} or its last dimensions, got {shape}"
         )
     if is_infinite(b):
-        raise ValueError("a baseline must be finite, got NaN or infinity: look at its network")
+        raise ValueError(
+            "a baseline must be finite, got NaN or infinity: look at its network, or for an "
+            f"overflow of {b.dtype}"
+        )
 
 
 def _support_moves(distribution: Distribution) -> bool:

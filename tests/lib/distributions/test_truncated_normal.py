@@ -421,3 +421,10 @@ def test_autocast_does_not_round_the_quadrature():
     wanted = [call() for call in calls]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert [call() for call in calls] == wanted
+
+
+def test_shapes_on_a_device_without_numbers():
+    zero = torch.zeros(3, device="meta")
+    q = TruncatedNormal(zero, zero + 1, -1.0, 2.0, validate_args=False)
+    z = q.rsample((2,))
+    assert z.shape == q.cdf(z).shape == q.log_prob(z).shape == q.icdf(z).shape == (2, 3)

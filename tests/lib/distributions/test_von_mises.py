@@ -317,3 +317,10 @@ def test_a_number_is_no_tensor():
     for method in (q.log_prob, q.cdf):
         with pytest.raises(ValueError, match="must be a Tensor"):
             method(0.5)
+
+
+def test_shapes_on_a_device_without_numbers():
+    zero = torch.zeros(3, device="meta")
+    q = VonMises(zero, zero + 1, validate_args=False)
+    z = q.rsample((2,))
+    assert z.shape == q.cdf(z).shape == q.log_prob(z).shape == q.icdf(z).shape == (2, 3)
