@@ -3,9 +3,9 @@
 Each mutant is one change of a syntax tree (a comparison, an operator, a number, a condition, a
 dropped call such as `.detach()`, a dropped statement, a returned value). It runs in a fork of a
 process that has imported torch once, against those tests of its file that execute the changed line,
-those first that have noticed the most mutants per second so far. Survivors are printed with their
-difference; a survivor is a missing test, or a change that changes nothing: then
-tests/lib/mutants.toml says why.
+those first that have noticed the most mutants per second so far. Survivors are printed as they are
+found, with their difference, and --skip goes on where a run was stopped. A survivor is a missing
+test, or a change that changes nothing: then tests/lib/mutants.toml says why.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import tempfile
 import threading
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -304,12 +305,13 @@ def function_of(test: str) -> str:
     return test.partition("[")[0]
 
 
-def noticed(module: str, sources: list[str], best_first: BestFirst) -> list[bool]:
-    """For each source, whether the tests fail on it in place of the module.
+def noticed(module: str, sources: list[str], best_first: BestFirst) -> Iterator[tuple[int, bool]]:
+    """For each source, as it is tried: its place, and whether the tests fail on it.
 
-    Two forks run at a time, all from one thread: a fork copies the locks that others hold.
+    It stands in for the module. Two forks run at a time, all from one thread: a fork copies the
+    locks that others hold.
     """
-    results, running = [False] * len(sources), {}
+    running = {}
     todo = iter(enumerate(sources))
     with tqdm(total=len(sources), desc=module, unit="mutant", leave=False) as bar:
         while True:
@@ -318,13 +320,13 @@ def noticed(module: str, sources: list[str], best_first: BestFirst) -> list[bool
                 best_first.reports, best_first.changed = reports, changed(module, source)
                 running[fork(module, source, best_first)] = at, reports
             if not running:
-                return results
+                return
             child, status = os.wait()
             at, reports = running.pop(child)
-            results[at] = status != 0
             with reports:
                 best_first.learn(reports)
             bar.update()
+            yield at, status != 0
 
 
 def fork(module: str, source: str, plugin: BestFirst) -> int:
@@ -394,6 +396,7 @@ def main() -> None:
     parser.add_argument("--only", choices=TESTS, help="one module of the library")
     parser.add_argument("--sample", type=int, help="try so many of all mutants, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--skip", type=int, default=0, help="so many of each module's first ones")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     torch.set_num_threads(1)
@@ -411,20 +414,25 @@ def main() -> None:
     total = killed = same = 0
     for module, found in chosen(modules, arguments.sample, arguments.seed).items():
         best_first = BestFirst()
-        if any(noticed(module, [plain(module)], best_first)):
+        found = found[arguments.skip :]
+        if any(failed for _, failed in noticed(module, [plain(module)], best_first)):
             sys.exit(f"{module}: its tests fail without any mutation; mend them first")
-        results = noticed(module, [source for _, source in found], best_first)
-        print(f"{module}: {sum(results)} of {len(found)} mutants noticed", flush=True)
-        for (line, source), was_noticed in zip(found, results, strict=True):
-            lines = difference(module, source)
+        killed_here = 0
+        for at, was_noticed in noticed(module, [source for _, source in found], best_first):
             if was_noticed:
+                killed_here += 1
                 continue
+            line, source = found[at]
+            lines = difference(module, source)
             removed = [line for line in lines if line.startswith("-")]
             if not {(module, "\n".join(part)) for part in (lines, removed)}.isdisjoint(explained):
                 same += 1
                 continue
-            print(f"  {source_of(module).name}:{line}", *lines, sep="\n    ", flush=True)
-        total, killed = total + len(found), killed + sum(results)
+            place = f"  {source_of(module).name}:{line} (mutant {arguments.skip + at})"
+            tqdm.write("\n    ".join([place, *lines]))
+            sys.stdout.flush()
+        print(f"{module}: {killed_here} of {len(found)} mutants noticed", flush=True)
+        total, killed = total + len(found), killed + killed_here
     print(f"score: {killed} of {total} noticed, {same} more are known to change nothing")
 
 
