@@ -560,12 +560,22 @@ def _frozen(estimator: Callable) -> Iterator[None]:
     """An estimator with state of its own in eval mode inside, and as it was afterwards."""
     modules = nn.ModuleList(modules_in(estimator))
     # Not the state_dict, which leaves out some buffers and may hold what is no tensor.
-    tables = [t for module in modules.modules() for t in (module._parameters, module._buffers)]
-    before = [(table, dict(table)) for table in tables]
-    tensors = [tensor for _, held in before for tensor in held.values() if tensor is not None]
-    copies = [tensor.detach().clone() for tensor in tensors]
-    own = [module for module in modules.modules() if _has_extra_state(module)]
-    extra = [copy.deepcopy(module.get_extra_state()) for module in own]
+    before = [
+        (table, dict(table))
+        for module in modules.modules()
+        for table in (module._parameters, module._buffers)
+    ]
+    copies = [
+        (tensor, tensor.detach().clone())
+        for _, held in before
+        for tensor in held.values()
+        if tensor is not None
+    ]
+    extra = [
+        (module, copy.deepcopy(module.get_extra_state()))
+        for module in modules.modules()
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    ]
     with keeping_modes(modules):
         modules.eval()
         try:
@@ -574,14 +584,10 @@ def _frozen(estimator: Callable) -> Iterator[None]:
             for table, held in before:
                 table.clear()
                 table.update(held)
-            for tensor, kept in zip(tensors, copies, strict=True):
+            for tensor, kept in copies:
                 _put_back(tensor, kept)
-            for module, state in zip(own, extra, strict=True):
+            for module, state in extra:
                 module.set_extra_state(state)
-
-
-def _has_extra_state(module: nn.Module) -> bool:
-    return type(module).get_extra_state is not nn.Module.get_extra_state
 
 
 @torch.no_grad()
@@ -1295,10 +1301,9 @@ class Row:
             standard errors larger, so that a handful of rare and large estimates is not taken for
             all of them. A true estimator whose estimates are about normal is called biased once
             in two million rows, a skewed one more often, and an event so rare that no replicate
-            has it looks like bias: take more replicates.
-            For rounding ten units in the last place are allowed, of the truth, of one estimate and
-            of `f(z) ∇log q(z)`, the last two as their root mean square. All three follow `f` when
-            it is rescaled.
+            has it looks like bias: take more replicates. For rounding ten units in the last place
+            are allowed, of the truth, of one estimate and of `f(z) ∇log q(z)`, the last two as
+            their root mean square. All three follow `f` when it is rescaled.
         squared_bias: summed over the entries, and 0 unless biased; None where the truth is not
             known.
         variance, variance_error: of one estimate, summed over the entries, and its standard error

@@ -49,9 +49,7 @@ def exponential_noise(
     >>> bool((e > 0).all())
     True
     """
-    return _rounded(
-        _wide_exponential(size, dtype, device, generator), dtype or torch.get_default_dtype()
-    )
+    return _rounded(_wide_exponential(size, dtype, device, generator), dtype)
 
 
 def open_uniform_noise(
@@ -64,8 +62,7 @@ def open_uniform_noise(
     """Uniform noise on the open interval (0, 1): `U = 1 - exp(-E)` with `E` exponential.
 
     Near 0 a CPU draws multiples of 2⁻⁵³; near 1 it stops at the largest number below 1, where all
-    that would round to 1 is gathered. Arguments and errors are those of
-    `exponential_noise`.
+    that would round to 1 is gathered. Arguments and errors are those of `exponential_noise`.
 
     Derived in chapter 5. Source: Devroye (1986), chapter 2,
     https://luc.devroye.org/rnbookindex.html.
@@ -79,8 +76,7 @@ def open_uniform_noise(
         noise = _fine_uniform(noise, generator).to(noise.dtype)
     else:
         noise = noise.exponential_(generator=generator).neg_().expm1_().neg_()
-    noise = noise.clamp_(min=torch.finfo(noise.dtype).tiny)
-    noise = _rounded(noise, dtype or torch.get_default_dtype())
+    noise = _rounded(noise.clamp_(min=torch.finfo(noise.dtype).tiny), dtype)
     return noise.clamp_(max=1 - torch.finfo(noise.dtype).eps / 2)
 
 
@@ -104,7 +100,7 @@ def gumbel_noise(
     True
     """
     noise = _wide_exponential(size, dtype, device, generator)
-    return noise.log_().neg_().to(dtype or torch.get_default_dtype())
+    return noise.log_().neg_().to(_asked(dtype))
 
 
 def logistic_noise(
@@ -135,7 +131,7 @@ def logistic_noise(
     else:
         first, second = (_wide_exponential(size, dtype, device, generator) for _ in range(2))
         noise = first.log_().sub_(second.log_())
-    return noise.to(dtype or torch.get_default_dtype())
+    return noise.to(_asked(dtype))
 
 
 def _wide_exponential(
@@ -168,7 +164,7 @@ def _blank(
     generator: torch.Generator | None,
 ) -> Tensor:
     """An empty tensor in `dtype`, or in float32 where that is wider."""
-    dtype = torch.get_default_dtype() if dtype is None else dtype
+    dtype = _asked(dtype)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"noise needs a floating-point dtype, got {dtype!r}")
     size = (size,) if isinstance(size, int) else size
@@ -184,8 +180,13 @@ def _blank(
     return blank
 
 
-def _rounded(positive: Tensor, dtype: torch.dtype) -> Tensor:
+def _asked(dtype: torch.dtype | None) -> torch.dtype:
+    return torch.get_default_dtype() if dtype is None else dtype
+
+
+def _rounded(positive: Tensor, dtype: torch.dtype | None) -> Tensor:
     """`positive` in `dtype`; what would round to 0 becomes the smallest number above it."""
+    dtype = _asked(dtype)
     if dtype == positive.dtype:
         return positive
     limits = torch.finfo(dtype)

@@ -98,10 +98,14 @@ class VonMises(Distribution):
         z = _wrapped(angle).to(self.loc.dtype)
         return torch.where(z >= math.pi, z - 2 * math.pi, z).clamp(min=-math.pi)
 
+    def _validate_sample(self, value: Tensor) -> None:
+        """Any angle will do; torch refuses what is no tensor."""
+        super()._validate_sample(_wrapped(value) if isinstance(value, Tensor) else value)
+
     def log_prob(self, value: Tensor) -> Tensor:
         loc, concentration = self._wide()
         if self._validate_args:
-            self._validate_sample(_wrapped(value) if isinstance(value, Tensor) else value)
+            self._validate_sample(value)
         half = (value.to(loc.dtype) - loc) / 2
         return (-2 * concentration * half.sin().square() - self._log_normalizer()).to(
             self.loc.dtype
@@ -110,7 +114,7 @@ class VonMises(Distribution):
     def cdf(self, value: Tensor) -> Tensor:
         loc, concentration = self._wide()
         if self._validate_args:
-            self._validate_sample(_wrapped(value) if isinstance(value, Tensor) else value)
+            self._validate_sample(value)
         value = _wrapped(value.to(loc.dtype))
         start = _turns_and_cdf(-math.pi - loc, concentration)
         return (_turns_and_cdf(value - loc, concentration) - start).to(self.loc.dtype)

@@ -79,11 +79,16 @@ def is_discrete(distribution: Distribution) -> bool:
         return False
 
 
+def refuse_class(name: str, given: object, kind: str) -> None:
+    """Argument `name` is to be one of a kind, such as "an estimator", and not its class."""
+    if isinstance(given, type):
+        of = given.__name__
+        raise TypeError(f"{name} must be {kind}, got the class {of}: use {of}()")
+
+
 def check_estimator(estimator: object) -> None:
     """What is to be called as `estimator(f, distribution, num_samples)`."""
-    if isinstance(estimator, type):
-        name = estimator.__name__
-        raise TypeError(f"estimator must be an estimator, got the class {name}: use {name}()")
+    refuse_class("estimator", estimator, "an estimator")
     if not callable(estimator):
         raise TypeError(f"estimator must be callable, got {type(estimator).__name__}")
 

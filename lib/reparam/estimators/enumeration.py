@@ -22,6 +22,7 @@ from reparam.estimators._contract import (
     name_of,
     parameters_of,
     rebuilt,
+    refuse_class,
     values_of,
     widened,
 )
@@ -119,9 +120,7 @@ class RaoBlackwell:
     enumerate: Sequence[int]
 
     def __post_init__(self) -> None:
-        if isinstance(self.outer, type):
-            name = self.outer.__name__
-            raise TypeError(f"outer must be an estimator, got the class {name}: use {name}()")
+        refuse_class("outer", self.outer, "an estimator")
         forward = getattr(type(self.outer), "forward", None)  # a module has one, of its own or not
         if forward is nn.Module.forward or not callable(self.outer):
             raise TypeError(

@@ -19,6 +19,7 @@ from reparam.estimators._contract import (
     name_of,
     parameters_of,
     rebuilt,
+    refuse_class,
     refuse_forward_mode,
     support_of,
     values_of,
@@ -83,9 +84,7 @@ class ScoreFunction:
                 f"{name} needs the inputs it predicts from: pass baseline={name.lower()}.at(x), "
                 "made anew for each batch x"
             )
-        if isinstance(self.baseline, type):
-            name = self.baseline.__name__
-            raise TypeError(f"baseline must be a baseline, got the class {name}: use {name}()")
+        refuse_class("baseline", self.baseline, "a baseline")
         if self.baseline is not None and not callable(self.baseline):
             raise TypeError(
                 "baseline must be a baseline such as MovingAverage() or a function of the values, "
