@@ -199,6 +199,7 @@ LEAKS = {
     "to the right": lambda b: b * nn.functional.pad(b[..., :-1], (1, 0)),
     "from the last to the second": lambda b: b + (torch.arange(b.shape[-1]) == 1) * b[..., -1:],
     "from the second to the last": lambda b: b + b[..., 1:2] * (torch.arange(b.shape[-1]) == 4),
+    "little": lambda b: 1 + 1e-3 * nn.functional.pad(b[..., 1:], (0, 1)),
     "sum so far": lambda b: b.cumsum(-1),
     "softmax": lambda b: b.softmax(-1),
     "where all are one": lambda b: b * b.prod(-1, keepdim=True),
@@ -238,6 +239,37 @@ def test_entries_that_f_mixes_where_ones_are_rare():
     """One in a million, which no sample has."""
     with pytest.raises(ValueError, match="f mixes entries of the batch"):
         exact_gradient(LEAKS["to the left"], Bernoulli, {"probs": torch.full((3,), 1e-6)})
+
+
+def test_where_f_is_looked_at_does_not_depend_on_the_seed():
+    distribution = Bernoulli(torch.full((3,), 0.5))
+    pilot = distribution.sample((512,))
+    found = []
+    for seed in (0, 1, 2):
+        torch.manual_seed(seed)
+        found.append(torch.stack(module._pairs(distribution, pilot)))
+        assert torch.initial_seed() == seed
+        after = torch.rand(())
+        torch.manual_seed(seed)
+        assert after == torch.rand(()), "it draws from the stream of the caller"
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_a_support_of_a_million_points_and_no_more():
+    """As many as are summed, handed out in pieces of bounded memory."""
+    coins = Independent(Bernoulli(torch.full((20,), 0.5)), 1)
+    values, variables = module._finite_support(coins)
+    assert values.tolist() == [0, 1] and variables == 20
+    ten = list(module._points(Independent(Bernoulli(torch.full((3, 10), 0.5)), 1)))
+    assert torch.equal(torch.cat(ten)[:, 1], torch.cartesian_prod(*[values] * 10))
+
+
+@pytest.mark.parametrize("room", [1, 2**12])
+def test_points_come_in_pieces_of_bounded_memory(monkeypatch, room):
+    monkeypatch.setattr(module, "_CHUNK", room)
+    pieces = list(module._points(Independent(Bernoulli(torch.full((10,), 0.5)), 1)))
+    assert sum(map(len, pieces)) == 1024
+    assert all(len(z) == 1 or z.numel() <= room / 16 for z in pieces)
 
 
 def test_samples_that_f_mixes():
@@ -663,6 +695,38 @@ def test_no_truth_for_weights_rather_than_a_wrong_one(make, f, says):
     encoder, x = encoder_for(2), torch.randn(5, 3, dtype=F64)
     with pytest.raises((TypeError, ValueError), match=says):
         exact_gradient(f, make(encoder, x), dict(encoder.named_parameters()), per_replicate=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_what_fails_without_a_reason_of_ours(dtype):
+    def broken(**weights):
+        raise RuntimeError("out of order")
+
+    weights = dict(nn.Linear(1, 1, dtype=dtype).named_parameters())
+    says = r"^no exact gradient: make_distribution or f fails \(out of order\)$"
+    with pytest.raises(ValueError, match=says):
+        exact_gradient(square, broken, weights, per_replicate=True)
+    with pytest.raises(RuntimeError, match=r"^out of order$"):
+        exact_gradient(square, broken, weights)
+
+
+def test_a_probability_of_zero_from_a_network():
+    """Torch clamps it, and its slope is 0 where that of the sum is not."""
+    net = nn.Linear(1, 1, dtype=F64)
+    with torch.no_grad():
+        net.weight.zero_(), net.bias.zero_()
+
+    def coin(**weights):
+        return Bernoulli(torch.func.functional_call(net, weights, (T([[1.0]]),)).squeeze())
+
+    with pytest.raises(ValueError, match=r"^no exact gradient: .* that torch clamps it"):
+        exact_gradient(square, coin, dict(net.named_parameters()), per_replicate=True)
+
+
+@pytest.mark.parametrize("parameters", [{}, [1], {"loc": T(0.0).long(), "scale": T(1.0).long()}])
+def test_parameters_that_are_none(parameters):
+    with pytest.raises(TypeError, match=r"dict of tensors|floating-point"):
+        exact_gradient(square, Normal, parameters)
 
 
 def test_compare_on_the_weights_of_an_encoder():

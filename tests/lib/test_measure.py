@@ -4,7 +4,7 @@ import functools
 import math
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 
 import matplotlib
 import pytest
@@ -499,6 +499,11 @@ def test_compare_without_truth():
         ({"replicates": 1}, ValueError, "replicates must be at least 2, got 1"),
         ({"replicates": 10.0}, TypeError, "replicates must be an int"),
         ({"num_samples": 0}, ValueError, "num_samples must be at least 1"),
+        (
+            {"estimator": lambda f, q, n: Pathwise()(f, q, 1), "num_samples": 0},
+            ValueError,
+            "num_samples must be at least 1",
+        ),
     ],
 )
 def test_bad_calls(change, error, says):
@@ -643,6 +648,7 @@ def test_more_than_four_parameters_share_a_row(count, rows):
         assert abs(total.bias) / total.bias_error == pytest.approx(worst)
         errors = [row.variance_error**2 for row in parts]
         assert total.variance_error == pytest.approx(math.sqrt(sum(errors)))
+    assert ("Bias is that of the entry with most of it" in str(table)) is (count == 5)
     figure = table.plot()
     assert len(figure.axes) == (4 if count == 4 else 1)
     wrong = compare(
@@ -696,6 +702,9 @@ def test_a_picture_of_thirteen_estimators():
         assert line.get_ydata()[0] == row.bias
         low, high = panel.get_xlim()
         assert low < line.get_xdata()[0] < high
+    right = max(abs(row.bias) + 2 * row.bias_error for row in table.rows[3:])
+    (band,) = panel.patches
+    assert (band.get_y(), band.get_height()) == (pytest.approx(-right), pytest.approx(2 * right))
     close = compare(
         {"a": Pathwise(), "b": biased_by(0.5)},
         square,
@@ -703,8 +712,55 @@ def test_a_picture_of_thirteen_estimators():
         {"loc": T(1.0)},
         replicates=2000,
     )
-    assert close.plot().axes[0].get_yscale() == "linear"
+    wrong = compare(
+        {"off": biased_by(3.0)}, square, lambda loc: Normal(loc, 1.0), {"loc": T(1.0)}, 1, 2000
+    )
+    for table in (close, wrong):
+        (panel,) = table.plot().axes
+        assert panel.get_yscale() == "linear" and not panel.patches
+        assert [0, 0] in [list(line.get_ydata()) for line in panel.lines], "no line at no bias"
+        small = panel.xaxis.get_tick_params(which="minor")
+        assert not small["bottom"] and not small["labelbottom"], "labels beside labels"
     matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "-"),
+        (61.0, "61 s"),
+        (1.0, "1 s"),
+        (0.25, "250 ms"),
+        (1e-3, "1 ms"),
+        (2e-5, "20 µs"),
+        (1e-6, "1 µs"),
+        (3e-8, "30 ns"),
+        (0.0, "0 ns"),
+    ],
+)
+def test_times_in_the_table(seconds, shown):
+    assert module._time(seconds) == shown
+
+
+def test_a_thousand_replicates_unless_told_otherwise():
+    results = [
+        measure(Pathwise(), square, Normal, NORMAL),
+        compare({"a": Pathwise()}, square, Normal, NORMAL),
+    ]
+    assert [result.replicates for result in results] == [1000, 1000]
+
+
+def test_results_stay_as_they_are():
+    table = compare({"a": Pathwise()}, square, Normal, NORMAL, replicates=9)
+    exact = exact_gradient(square, Normal, NORMAL)
+    for result, field in (
+        (measure(Pathwise(), square, Normal, NORMAL, replicates=9), "mean"),
+        (exact, "value"),
+        (table, "note"),
+        (table.rows[0], "bias"),
+    ):
+        with pytest.raises(FrozenInstanceError):
+            setattr(result, field, None)
 
 
 def test_a_picture_of_estimators_without_variance():
