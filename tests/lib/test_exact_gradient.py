@@ -272,6 +272,20 @@ def test_points_come_in_pieces_of_bounded_memory(monkeypatch, room):
     assert all(len(z) == 1 or z.numel() <= room / 16 for z in pieces)
 
 
+def test_a_quadrature_looks_at_few_points_at_a_time(monkeypatch):
+    """Where memory allows no more, at those of a single box: 21 and 10."""
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    seen = set()
+
+    def f(z):
+        if len(z) == 1:  # the samples that f is tried on are more
+            seen.add(z.shape[1])
+        return z**2
+
+    truth = exact_gradient(f, Normal, NORMAL)
+    assert seen == {31} and truth.gradient["loc"].item() == pytest.approx(2.0)
+
+
 def test_samples_that_f_mixes():
     """`z - z.mean()` is 0 at one point alone."""
     with pytest.raises(ValueError, match="f mixes samples"):
