@@ -189,6 +189,7 @@ def test_closed_forms_lie_within_the_claimed_error(f, make, at, truth, value, de
         assert (off <= result.error[name] + 1e-14).all(), (name, off, result.error[name])
         assert (result.error[name] <= 4e-8 * gradient.abs().clamp(min=1)).all()
     assert (result.value_error >= 0).all()
+    assert (result.value_error <= 4e-8 * result.value.abs().clamp(min=1)).all()
     if value is not None:
         off = (result.value - T(value).to(device)).abs()
         assert (off <= result.value_error + 1e-15).all()
@@ -264,17 +265,17 @@ def test_a_support_of_a_million_points_and_no_more():
     assert torch.equal(torch.cat(ten)[:, 1], torch.cartesian_prod(*[values] * 10))
 
 
-@pytest.mark.parametrize("room", [1, 2**12])
-def test_points_come_in_pieces_of_bounded_memory(monkeypatch, room):
+@pytest.mark.parametrize(("room", "length"), [(1, 1), (16 * 10 * 25, 25)])
+def test_points_come_in_pieces_of_bounded_memory(monkeypatch, room, length):
     monkeypatch.setattr(module, "_CHUNK", room)
     pieces = list(module._points(Independent(Bernoulli(torch.full((10,), 0.5)), 1)))
-    assert sum(map(len, pieces)) == 1024
-    assert all(len(z) == 1 or z.numel() <= room / 16 for z in pieces)
+    assert sum(map(len, pieces)) == 1024 and max(map(len, pieces)) == length
 
 
-def test_a_quadrature_looks_at_few_points_at_a_time(monkeypatch):
-    """Where memory allows no more, at those of a single box: 21 and 10."""
-    monkeypatch.setattr(module, "_CHUNK", 1)
+@pytest.mark.parametrize("boxes", [0, 1, 4])
+def test_a_quadrature_looks_at_few_points_at_a_time(monkeypatch, boxes):
+    """At those of so many boxes as memory allows, each with 21 and 10, and of one at least."""
+    monkeypatch.setattr(module, "_CHUNK", 32 * 31 * boxes + 1)
     seen = set()
 
     def f(z):
@@ -282,14 +283,87 @@ def test_a_quadrature_looks_at_few_points_at_a_time(monkeypatch):
             seen.add(z.shape[1])
         return z**2
 
-    truth = exact_gradient(f, Normal, NORMAL)
-    assert seen == {31} and truth.gradient["loc"].item() == pytest.approx(2.0)
+    truth = exact_gradient(f, lambda loc: Normal(loc, 1.0), {"loc": T(1.0)})
+    assert max(seen) == 31 * max(boxes, 1) and truth.gradient["loc"].item() == pytest.approx(2.0)
 
 
 def test_samples_that_f_mixes():
     """`z - z.mean()` is 0 at one point alone."""
     with pytest.raises(ValueError, match="f mixes samples"):
         exact_gradient(lambda z: (z - z.mean()) ** 2, Normal, NORMAL)
+    with pytest.raises(ValueError, match="f mixes samples"):
+        exact_gradient(lambda z: 1 + 0.1 * (z - z.mean()) ** 2, Normal, NORMAL)
+
+
+def test_parameters_that_change_nothing():
+    truth = exact_gradient(
+        square, lambda loc: Normal(torch.zeros_like(loc), 1.0), {"loc": T([1.0, 2.0])}
+    )
+    assert truth.gradient["loc"].tolist() == [0, 0] and truth.error["loc"].tolist() == [0, 0]
+    assert truth.value.tolist() == pytest.approx([1, 1])
+
+
+def test_a_cholesky_factor_as_the_parameter():
+    """What stands above its diagonal cannot be moved: the direction keeps zeros."""
+    truth = exact_gradient(
+        lambda z: z[..., 0] * z[..., 1],
+        lambda L: MultivariateNormal(torch.zeros_like(L[..., 0]), scale_tril=L.tril()),
+        {"L": T([[1.0, 0.0], [0.5, 2.0]])},
+    )
+    wanted = T([[0.5, 0.0], [1.0, 0.0]])
+    assert (truth.gradient["L"] - wanted).abs().max() < 1e-9
+    plain = exact_gradient(
+        lambda z: z[..., 0] * z[..., 1],
+        lambda L: MultivariateNormal(torch.zeros_like(L[..., 0]), scale_tril=L),
+        {"L": T([[1.0, 0.0], [0.5, 2.0]])},
+    )
+    assert (plain.gradient["L"].tril() - wanted).abs().max() < 1e-9
+
+
+class Shifted(Bernoulli):
+    """Its probabilities sum to something else than 1."""
+
+    def log_prob(self, value):
+        return super().log_prob(value) + self.by
+
+
+@pytest.mark.parametrize("by", [-0.01, 0.01])
+def test_a_density_that_does_not_integrate_to_one(by):
+    class ShiftedNormal(Normal):
+        def log_prob(self, value):
+            return super().log_prob(value) + by
+
+    says = f"the density sums to {math.exp(by):.3f}"
+    with pytest.raises(ValueError, match=says):
+        exact_gradient(square, ShiftedNormal, NORMAL)
+    Shifted.by = by
+    with pytest.raises(ValueError, match=says):
+        exact_gradient(square, lambda probs: Shifted(probs), {"probs": T(0.3)})
+    net = nn.Linear(1, 1, dtype=F64)
+
+    def coin(**weights):
+        return Shifted(logits=torch.func.functional_call(net, weights, (T([[1.0]]),)).squeeze())
+
+    with pytest.raises(ValueError, match=says):
+        exact_gradient(square, coin, dict(net.named_parameters()), per_replicate=True)
+
+
+def test_the_error_is_that_of_two_quadratures():
+    """Ten times what the one says of itself and what the other differs by."""
+
+    def answer(slope, value):
+        parts = T([slope, -slope]), T([value])
+        return module.ExactGradient({"w": parts[0]}, {"w": T([1e-10, 2e-10])}, parts[1], T([3e-10]))
+
+    for other in (2.0 + 4e-10, 2.0 - 4e-10):
+        found = module._with_error(answer(2.0, 2.0), answer(other, other), 1e-8)
+        assert found.gradient["w"].tolist() == [2.0, -2.0] and found.value.tolist() == [2.0]
+        assert found.error["w"].tolist() == pytest.approx([5e-9, 6e-9], rel=1e-5)
+        assert found.value_error.tolist() == pytest.approx([7e-9], rel=1e-5)
+    for size, refused in ((1.0, 1.2e-8), (0.1, 1.2e-8), (-3.0, 4e-8)):
+        with pytest.raises(ValueError, match="two quadratures of the slope in w differ"):
+            module._with_error(answer(size, 0.0), answer(size + refused, 0.0), 1e-8)
+        module._with_error(answer(size, 0.0), answer(size + refused / 1.5, 0.0), 1e-8)
 
 
 def test_two_variables_with_a_corner():
@@ -325,6 +399,12 @@ REFUSED = {
         {"concentration": [1.0, 2.0]},
         "no quadrature for a support",
     ),
+    "moving jump beside what does not jump": (
+        lambda z, loc: z + 0.2 * (z > loc).double(),
+        lambda loc: Normal(loc, 1.0),
+        {"loc": 0.5},
+        "Does the support, or a jump of f, move",
+    ),
     "no mean": (lambda z: z, Cauchy, {"loc": 0.5, "scale": 1.0}, "not exist"),
     "no variance": (square, Cauchy, {"loc": 0.0, "scale": 1.0}, "no exact gradient"),
     "grows as fast as the density falls": (
@@ -338,6 +418,18 @@ REFUSED = {
         Normal,
         {"loc": 0.0, "scale": 1.0},
         "density underflows",
+    ),
+    "and downwards": (
+        lambda z: -(z**2 / 2).exp(),
+        Normal,
+        {"loc": 0.0, "scale": 1.0},
+        "density underflows",
+    ),
+    "a single NaN that no sample meets": (
+        lambda b: torch.where(b == 1, math.nan, b),
+        lambda logits: Bernoulli(logits=logits),
+        {"logits": -20.0},
+        "f is NaN at z = 1",
     ),
     "exponentially": (lambda z: z.exp(), Exponential, {"rate": 1.0}, "density underflows"),
     "pole": (lambda z: 1 / (z - 0.3).abs(), Normal, {"loc": 0.0, "scale": 1.0}, "not converge"),
@@ -585,6 +677,17 @@ def test_the_truth_for_the_weights_of_an_encoder():
         assert (truth.error[name] >= (got - wanted).abs()).all()
         assert (truth.error[name] < 1e-10).all()
     assert truth.value.shape == (5,) and not truth.value.requires_grad
+    theta = encoder(x).sigmoid().unsqueeze(1)
+    mass = (theta * COINS + (1 - theta) * (1 - COINS)).prod(-1)  # [5, 4]
+    torch.testing.assert_close(truth.value, (mass * rough(COINS)).sum(1))
+    # What rounding may cost: a hundred units in the last place of each sum's terms.
+    below = exact_gradient(lambda z: -rough(z), coins_of(encoder, x), weights, per_replicate=True)
+    for result in (truth, below):
+        unit = 100 * torch.finfo(F64).eps
+        torch.testing.assert_close(result.value_error, unit * (mass * rough(COINS)).sum(1))
+        most = max(slope.abs().max() for slope in hand)
+        for name, wanted in zip(weights, hand, strict=True):
+            torch.testing.assert_close(result.error[name], unit * (wanted.abs() + most))
     with pytest.raises(ValueError, match="pass per_replicate=True"):
         exact_gradient(rough, coins_of(encoder, x), weights)
 
@@ -737,6 +840,71 @@ def test_a_probability_of_zero_from_a_network():
         exact_gradient(square, coin, dict(net.named_parameters()), per_replicate=True)
 
 
+def test_a_slope_that_is_partly_wrong_is_refused():
+    """A second coin at 0, which torch clamps, beside one whose slope is right."""
+    net = nn.Linear(1, 2, dtype=F64)
+    with torch.no_grad():
+        net.weight.zero_(), net.bias.copy_(T([0.5, 0.0]))
+
+    def coins(**weights):
+        probs = torch.func.functional_call(net, weights, (T([0.0]),))
+        return Independent(Bernoulli(probs), 1)
+
+    with pytest.raises(ValueError, match="that torch clamps it"):
+        exact_gradient(
+            lambda b: 3 * b[..., 0] + b[..., 1],
+            coins,
+            dict(net.named_parameters()),
+            per_replicate=True,
+        )
+
+
+def test_what_is_infinite_where_the_density_is_zero():
+    net = nn.Linear(1, 1, dtype=F64)
+    with torch.no_grad():
+        net.weight.zero_(), net.bias.fill_(-800.0)
+
+    def coin(**weights):
+        return Bernoulli(logits=torch.func.functional_call(net, weights, (T([[1.0]]),)).squeeze())
+
+    truth = exact_gradient(
+        lambda b: torch.where(b == 1, math.inf, b),
+        coin,
+        dict(net.named_parameters()),
+        per_replicate=True,
+    )
+    assert truth.value == 0 and truth.gradient["bias"] == 0
+
+
+@pytest.mark.parametrize("law", ["coins", "normal"])
+def test_weights_that_are_not_used(law):
+    """Their slope is 0, and certain."""
+    net = nn.Linear(3, 1, dtype=F64)
+    weights = dict(net.named_parameters()) | {"idle": T([1.0, 2.0])}
+    x = torch.ones(2, 3, dtype=F64)
+
+    def make(idle, **used):
+        output = torch.func.functional_call(net, used, (x,)).squeeze(-1)
+        return Bernoulli(logits=output) if law == "coins" else Normal(output, 1.0)
+
+    truth = exact_gradient(square, make, weights, per_replicate=True)
+    assert truth.gradient["idle"].tolist() == [0, 0]
+    if law == "normal":
+        assert truth.error["idle"].tolist() == [0, 0]
+    assert (truth.gradient["bias"] != 0).all()
+
+
+def test_an_integrand_of_the_only_weights():
+    x = torch.ones(2, 3, dtype=F64)
+    with pytest.raises(ValueError, match="f depends on the weights itself"):
+        exact_gradient(
+            lambda z, w: z * w.sum(),
+            lambda w: Normal(x @ w, 1.0),
+            {"w": T([0.1, 0.2, 0.3])},
+            per_replicate=True,
+        )
+
+
 @pytest.mark.parametrize("parameters", [{}, [1], {"loc": T(0.0).long(), "scale": T(1.0).long()}])
 def test_parameters_that_are_none(parameters):
     with pytest.raises(TypeError, match=r"dict of tensors|floating-point"):
@@ -781,7 +949,9 @@ def test_compare_on_the_weights_of_an_encoder():
 
 
 @pytest.mark.parametrize(
-    "bounds", [{}, {"low": 0.2}, {"high": 0.2}, {"low": -0.5, "high": 2.0}], ids=str
+    "bounds",
+    [{}, {"low": 0.2}, {"low": -3.0}, {"high": 0.2}, {"low": -0.5, "high": 2.0}],
+    ids=str,
 )
 def test_a_truncated_normal_with_and_without_bounds(bounds):
     """Against the library's moments, which come from another quadrature."""

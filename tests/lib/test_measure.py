@@ -181,6 +181,7 @@ def test_shapes_dtypes_and_f_with_parameters():
 LEAKS = {
     "to the left": lambda z: z * nn.functional.pad(z[..., 1:], (0, 1)),
     "to the right": lambda z: z * nn.functional.pad(z[..., :-1], (1, 0)),
+    "a little": lambda z: z + 1e-4 * nn.functional.pad(z[..., 1:], (0, 1)),
     "into one": lambda z: torch.cat([z[..., :-1], z[..., -1:] * z[..., :1]], -1),
     "sum so far": lambda z: z.cumsum(-1),
     "mean": lambda z: z - z.mean(-1, keepdim=True),
@@ -340,8 +341,8 @@ def test_compare_finds_the_silent_zero():
     assert row.biased and row.variance == 0 and row.bias == pytest.approx(-2.0)
 
 
-@pytest.mark.parametrize("slope", [1e6 / 3, 0.5, 1e-7])
-@pytest.mark.parametrize(("added", "biased"), [(0.0, False), (2e-6, False), (9e-6, True)])
+@pytest.mark.parametrize("slope", [1e6 / 3, 0.5, -0.5, 1e-7])
+@pytest.mark.parametrize(("added", "biased"), [(0.0, False), (3.5e-6, False), (9e-6, True)])
 def test_compare_allows_for_rounding_and_for_no_more(slope, added, biased):
     """A variance of 0 leaves nothing else: ten roundings, of a truth and an estimate of `slope`
     and of `slope·z(z - 0.5)`, whose root mean square is 1.8 slopes, 4.5e-6 in all. An absolute
@@ -417,12 +418,13 @@ def test_compare_without_truth():
     make, at = (lambda rate: Poisson(rate)), {"rate": T(2.0)}
     table = compare({"score": ScoreFunction()}, square, make, at, replicates=100)
     assert table.truth is None and table.rows[0].biased is None and "unknown" in str(table)
+    assert str(table).endswith(f" No bias: {table.note}") and table.note
     with pytest.raises(ValueError, match="nothing to plot"):
         table.plot()
     known = compare(
         {"score": ScoreFunction()}, square, make, at, replicates=5000, truth={"rate": T(5.0)}
     )
-    assert known.rows[0].biased is False
+    assert known.rows[0].biased is False and "No bias:" not in str(known)
     wrong = compare(
         {"score": ScoreFunction()}, square, make, at, replicates=5000, truth={"rate": T(50.0)}
     )
@@ -702,6 +704,14 @@ def test_a_picture_of_thirteen_estimators():
         assert line.get_ydata()[0] == row.bias
         low, high = panel.get_xlim()
         assert low < line.get_xdata()[0] < high
+    for container, row in zip(panel.containers, table.rows, strict=True):
+        ((_, low), (_, high)) = container[2][0].get_segments()[0]
+        assert low == pytest.approx(row.bias - 2 * row.bias_error)
+        assert high == pytest.approx(row.bias + 2 * row.bias_error)
+    for end in map(math.log10, panel.get_xlim()):
+        assert end == pytest.approx(round(end)), "a power of ten, so that it has a label"
+    assert figure.legends[0]._ncols == 3
+    assert tuple(figure.get_size_inches()) == pytest.approx((7.0, 3.2 + 0.25 * 5))
     right = max(abs(row.bias) + 2 * row.bias_error for row in table.rows[3:])
     (band,) = panel.patches
     assert (band.get_y(), band.get_height()) == (pytest.approx(-right), pytest.approx(2 * right))
@@ -713,7 +723,7 @@ def test_a_picture_of_thirteen_estimators():
         replicates=2000,
     )
     wrong = compare(
-        {"off": biased_by(3.0)}, square, lambda loc: Normal(loc, 1.0), {"loc": T(1.0)}, 1, 2000
+        {"off": biased_by(40.0)}, square, lambda loc: Normal(loc, 1.0), {"loc": T(1.0)}, 1, 2000
     )
     for table in (close, wrong):
         (panel,) = table.plot().axes
@@ -722,6 +732,77 @@ def test_a_picture_of_thirteen_estimators():
         small = panel.xaxis.get_tick_params(which="minor")
         assert not small["bottom"] and not small["labelbottom"], "labels beside labels"
     matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (2, (1, 2)), (3, (2, 2)), (4, (2, 2))])
+def test_a_panel_for_each_parameter(count, shape):
+    """Two side by side, under their names, and none that is empty."""
+    parameters = many(count)
+    table = compare(
+        {"a": Pathwise(), "b": ScoreFunction()},
+        lambda z: z.square().sum(-1),
+        together,
+        parameters,
+        replicates=50,
+        truth={name: 2 * value for name, value in parameters.items()},
+    )
+    figure = table.plot()
+    grid = figure.axes[0].get_subplotspec().get_gridspec()
+    assert (grid.nrows, grid.ncols) == shape
+    titles = [panel.get_title() for panel in figure.axes]
+    assert titles == [f"gradient with respect to {name}" for name in parameters]
+    assert tuple(figure.get_size_inches()) == pytest.approx((7.0, 3.2 * shape[0] + 0.25))
+    matplotlib.pyplot.close("all")
+
+
+def test_an_estimator_without_variance_stands_a_decade_to_the_left():
+    table = compare(
+        {"sum": Enumeration(), "score": ScoreFunction()},
+        lambda b: b / 2,
+        Bernoulli,
+        {"probs": T(0.5)},
+        replicates=50,
+    )
+    none, some = table.rows
+    assert none.variance == 0 < some.variance < 1
+    drawn = [container[0] for container in table.plot("evaluations").axes[0].containers]
+    assert drawn[1].get_xdata()[0] == pytest.approx(some.variance * some.evaluations)
+    assert drawn[0].get_xdata()[0] == pytest.approx(some.variance * some.evaluations / 10)
+    matplotlib.pyplot.close("all")
+
+
+def test_the_squared_bias_is_that_of_the_entries_that_have_one():
+    """Less the variance of each mean, and never below nothing."""
+
+    def estimator(f, distribution, num_samples):
+        shift = torch.tensor([0.5, 0.0, 0.0], dtype=F64)
+        off = shift * (distribution.loc - distribution.loc.detach())
+        return Pathwise()(f, distribution, num_samples) + off
+
+    def make(loc):
+        return Normal(loc, torch.tensor([0.1, 0.1, 5.0], dtype=F64))
+
+    at, truth = {"loc": T([1.0, 1.0, 1.0])}, T([2.0, 2.0, 2.0])
+    torch.manual_seed(0)
+    row = compare({"it": estimator}, square, make, at, replicates=100).rows[0]
+    torch.manual_seed(0)
+    module._sizes(square, make, at, False)  # draws nothing from our stream
+    measured = measure(estimator, square, make, at, replicates=100)
+    off = (measured.mean["loc"] - truth).square()
+    excess = off - measured.standard_error["loc"].square()
+    assert (excess < 0).any() and row.biased
+    assert row.squared_bias == pytest.approx(excess.clamp(min=0).sum().item(), rel=1e-6)
+    # The entry that is shown is the one whose bias is certain, not the one that varies most.
+    assert row.bias == pytest.approx((measured.mean["loc"] - truth)[0].item(), abs=1e-6)
+    assert row.bias_error == pytest.approx(measured.standard_error["loc"][0].item())
+
+
+def test_what_decides_on_rounding_does_not_depend_on_the_seed():
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        found.append(module._sizes(square, Normal, NORMAL, False))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
@@ -780,7 +861,10 @@ def test_progress(monkeypatch, disabled):
         def __init__(self, *args, **options):
             bars.append((self, options))
             super().__init__(*args, **options)
-            self.steps = 0
+            self.steps, self.names = 0, []
+
+        def set_description(self, name, refresh):
+            self.names.append(name)
 
         def update(self, n=1):
             self.steps += n
@@ -790,8 +874,10 @@ def test_progress(monkeypatch, disabled):
     monkeypatch.setenv("TQDM_DISABLE", disabled)
     compare({"a": Pathwise(), "b": ScoreFunction()}, square, Normal, NORMAL, replicates=100)
     ((bar, options),) = bars
-    assert bar.steps == options["total"] == 200
-    assert options["delay"] == 1 and options["disable"] is bool(disabled)
+    assert bar.steps == options["total"] == 200 and bar.names == ["a", "b"]
+    assert (
+        options["leave"] is False and options["delay"] == 1 and options["disable"] is bool(disabled)
+    )
 
 
 def test_a_baseline_inside_an_estimator_is_left_as_it_was():

@@ -2,10 +2,10 @@
 
 Run with `python -m reparam.long_runs.estimators_on_digits` (about twenty minutes on one core).
 
-Everybody gets the same model, batches, optimizer and seconds of one core's own time, in which
-evaluations do not count. Each estimator's learning rate is the best of three on the validation
-images, with a seed that the race does not use; the race is judged on the test images, with codes
-drawn exactly, whatever the training relaxed.
+Everybody gets the same model, batches, optimizer and seconds of one core's own time, in which the
+held-out evaluations do not count. Each estimator's learning rate is the best of three on the
+validation images, with a seed that the race does not use; the race is judged on the test images,
+with codes drawn exactly, whatever the training relaxed.
 """
 
 import statistics
@@ -43,7 +43,7 @@ SEEDS = list(range(5))
 GRID_SEED = 100
 LEARNING_RATES = [5e-4, 2e-3, 5e-3]
 SECONDS = 8.0
-#: When the validation ELBO is looked at: seconds of CPU time, and one number of steps, which any
+#: When the held-out ELBO is looked at: seconds of CPU time, and one number of steps, which any
 #: computer can repeat in any time.
 CPU_SECONDS = [0.1, 0.2, 0.4, 0.7, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7, 7.5, 8]
 EARLY_STEPS = 100
@@ -121,7 +121,7 @@ def training(name: str, learning_rate: float) -> Iterator[tuple[VAE, float]]:
 
 
 def run(name: str, seed: int, learning_rate: float, seconds: float = SECONDS) -> dict:
-    """One estimator for so many CPU seconds: validation curve (nats per image), steps and end."""
+    """One estimator for so many CPU seconds: its held-out curve (nats per image), steps and end."""
     digits, curve, steps = load_digits(), [], 0
     marks = [mark for mark in CPU_SECONDS if mark <= seconds]
     with torch.random.fork_rng([]):
