@@ -181,7 +181,6 @@ def test_shapes_dtypes_and_f_with_parameters():
 LEAKS = {
     "to the left": lambda z: z * nn.functional.pad(z[..., 1:], (0, 1)),
     "to the right": lambda z: z * nn.functional.pad(z[..., :-1], (1, 0)),
-    "a little": lambda z: z + 1e-4 * nn.functional.pad(z[..., 1:], (0, 1)),
     "into one": lambda z: torch.cat([z[..., :-1], z[..., -1:] * z[..., :1]], -1),
     "sum so far": lambda z: z.cumsum(-1),
     "mean": lambda z: z - z.mean(-1, keepdim=True),
@@ -205,6 +204,17 @@ def test_replicates_that_f_mixes(leak, make, estimator, unit):
         measure(
             estimator, lambda z: unit * LEAKS[leak](z), make, {"p": torch.tensor(0.3)}, replicates=9
         )
+
+
+@pytest.mark.parametrize(("leak", "mixed"), [(1e-3, True), (1e-6, False), (0.0, False)])
+def test_how_little_is_rounding(leak, mixed):
+    """A thousandth of a value, and a millionth of the largest one: 1e-5 each for 0.01 beside 10."""
+
+    def f(z):
+        return z * torch.tensor([0.01, 10.0], dtype=F64) + leak * z.flip(-1)
+
+    ones = torch.ones(3, 2, dtype=F64)
+    assert module._mixes(f, ones, 0 * ones, (2,), tolerance=1e-3) is mixed
 
 
 def test_a_module_for_an_integrand():
