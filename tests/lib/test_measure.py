@@ -4,7 +4,7 @@ import functools
 import math
 import time
 import weakref
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, replace
 
 import matplotlib
 import pytest
@@ -778,6 +778,16 @@ def test_an_estimator_without_variance_stands_a_decade_to_the_left():
     drawn = [container[0] for container in table.plot("evaluations").axes[0].containers]
     assert drawn[1].get_xdata()[0] == pytest.approx(some.variance * some.evaluations)
     assert drawn[0].get_xdata()[0] == pytest.approx(some.variance * some.evaluations / 10)
+    matplotlib.pyplot.close("all")
+
+
+def test_no_marker_stands_at_the_edge():
+    """The axis ends at powers of ten, and goes on to the next where one is close."""
+    table = compare({"it": Pathwise()}, square, Normal, NORMAL, replicates=9)
+    for variance, low, high in ((9.0, 1, 100), (2.0, 1, 10), (1.1, 0.1, 10)):
+        rows = [replace(table.rows[0], variance=variance)]
+        (panel,) = replace(table, rows=rows).plot("evaluations").axes
+        assert panel.get_xlim() == pytest.approx((low, high))
     matplotlib.pyplot.close("all")
 
 
