@@ -391,6 +391,11 @@ def difference(module: str, source: str) -> list[str]:
     return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
 
 
+def reasons() -> list[dict[str, str]]:
+    """What is known to change nothing: module, difference, and why."""
+    return tomllib.loads(EXPLAINED.read_text(encoding="utf-8"))["same"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=TESTS, help="one module of the library")
@@ -407,10 +412,7 @@ def main() -> None:
     gc.freeze()  # what is imported here is searched by no fork's collector of garbage
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # each fork would import them anew
     modules = [arguments.only] if arguments.only else list(TESTS)
-    explained = {
-        (known["module"], known["difference"].strip()): known["why"]
-        for known in tomllib.loads(EXPLAINED.read_text(encoding="utf-8"))["same"]
-    }
+    explained = {(known["module"], known["difference"].strip()) for known in reasons()}
     total = killed = same = 0
     for module, found in chosen(modules, arguments.sample, arguments.seed).items():
         best_first = BestFirst()

@@ -257,7 +257,7 @@ def test_where_f_is_looked_at_does_not_depend_on_the_seed():
 
 
 def test_a_support_of_a_million_points_and_no_more():
-    """As many as are summed, handed out in pieces of bounded memory."""
+    """Two to the twenty are summed; REFUSED has one coin more."""
     coins = Independent(Bernoulli(torch.full((20,), 0.5)), 1)
     values, variables = module._finite_support(coins)
     assert values.tolist() == [0, 1] and variables == 20
@@ -320,29 +320,27 @@ def test_a_cholesky_factor_as_the_parameter():
     assert (plain.gradient["L"].tril() - wanted).abs().max() < 1e-9
 
 
-class Shifted(Bernoulli):
-    """Its probabilities sum to something else than 1."""
-
-    def log_prob(self, value):
-        return super().log_prob(value) + self.by
-
-
 @pytest.mark.parametrize("by", [-0.01, 0.01])
 def test_a_density_that_does_not_integrate_to_one(by):
-    class ShiftedNormal(Normal):
+    class Shifted:
         def log_prob(self, value):
             return super().log_prob(value) + by
+
+    class ShiftedNormal(Shifted, Normal):
+        pass
+
+    class ShiftedBernoulli(Shifted, Bernoulli):
+        pass
 
     says = f"the density sums to {math.exp(by):.3f}"
     with pytest.raises(ValueError, match=says):
         exact_gradient(square, ShiftedNormal, NORMAL)
-    Shifted.by = by
     with pytest.raises(ValueError, match=says):
-        exact_gradient(square, lambda probs: Shifted(probs), {"probs": T(0.3)})
+        exact_gradient(square, ShiftedBernoulli, {"probs": T(0.3)})
     net = nn.Linear(1, 1, dtype=F64)
 
     def coin(**weights):
-        return Shifted(logits=torch.func.functional_call(net, weights, (T([[1.0]]),)).squeeze())
+        return ShiftedBernoulli(logits=torch.func.functional_call(net, weights, (T([1.0]),)))
 
     with pytest.raises(ValueError, match=says):
         exact_gradient(square, coin, dict(net.named_parameters()), per_replicate=True)
@@ -649,6 +647,15 @@ def coins_of(encoder, x):
     )
 
 
+def constant(outputs):
+    """A network that puts out these numbers, whatever it is given."""
+    net = nn.Linear(1, len(outputs), dtype=F64)
+    with torch.no_grad():
+        net.weight.zero_()
+        net.bias.copy_(T(outputs))
+    return net
+
+
 COINS = torch.tensor([[a, b] for a in (0, 1) for b in (0, 1)], dtype=F64)
 
 
@@ -679,13 +686,13 @@ def test_the_truth_for_the_weights_of_an_encoder():
     assert truth.value.shape == (5,) and not truth.value.requires_grad
     theta = encoder(x).sigmoid().unsqueeze(1)
     mass = (theta * COINS + (1 - theta) * (1 - COINS)).prod(-1)  # [5, 4]
-    torch.testing.assert_close(truth.value, (mass * rough(COINS)).sum(1))
+    summed = (mass * rough(COINS)).sum(1).detach()
+    torch.testing.assert_close(truth.value, summed)
     # What rounding may cost: a hundred units in the last place of each sum's terms.
     below = exact_gradient(lambda z: -rough(z), coins_of(encoder, x), weights, per_replicate=True)
     unit, relative = 100 * torch.finfo(F64).eps, {"rtol": 1e-6, "atol": 0}
     most = max(slope.abs().max() for slope in hand)
     for result in (truth, below):
-        summed = (mass * rough(COINS)).sum(1).detach()
         torch.testing.assert_close(result.value_error, unit * summed, **relative)
         for name, wanted in zip(weights, hand, strict=True):
             torch.testing.assert_close(result.error[name], unit * (wanted.abs() + most), **relative)
@@ -776,20 +783,15 @@ def flat(encoder, x):
 
 def test_a_rare_nan_in_a_sum_over_weights():
     """One outcome in a hundred million, which no pilot sample meets and the sum does."""
-    net = nn.Linear(1, 2)
-    with torch.no_grad():
-        net.weight.zero_()
-        net.bias.fill_(-9.0)
-
-    def coins(**weights):
-        logits = torch.func.functional_call(net, weights, (torch.ones(4, 1),))
-        return Independent(Bernoulli(logits=logits), 1)
+    net = constant([-9.0, -9.0]).float()
 
     def f(z):
         return torch.where(z.sum(-1) == 2, math.nan, z[..., 0])
 
     with pytest.raises(ValueError, match="f is NaN at z = 1"):
-        exact_gradient(f, coins, dict(net.named_parameters()), per_replicate=True)
+        exact_gradient(
+            f, coins_of(net, torch.ones(4, 1)), dict(net.named_parameters()), per_replicate=True
+        )
 
 
 @pytest.mark.parametrize(
@@ -828,49 +830,27 @@ def test_what_fails_without_a_reason_of_ours(dtype):
         exact_gradient(square, broken, weights)
 
 
-def test_a_probability_of_zero_from_a_network():
+@pytest.mark.parametrize(
+    ("probs", "f"),
+    [([0.0], lambda b: b[..., 0] ** 2), ([0.5, 0.0], lambda b: 3 * b[..., 0] + b[..., 1])],
+    ids=["alone", "beside one whose slope is right"],
+)
+def test_a_probability_of_zero_from_a_network(probs, f):
     """Torch clamps it, and its slope is 0 where that of the sum is not."""
-    net = nn.Linear(1, 1, dtype=F64)
-    with torch.no_grad():
-        net.weight.zero_(), net.bias.zero_()
-
-    def coin(**weights):
-        return Bernoulli(torch.func.functional_call(net, weights, (T([[1.0]]),)).squeeze())
-
-    with pytest.raises(ValueError, match=r"^no exact gradient: .* that torch clamps it"):
-        exact_gradient(square, coin, dict(net.named_parameters()), per_replicate=True)
-
-
-def test_a_slope_that_is_partly_wrong_is_refused():
-    """A second coin at 0, which torch clamps, beside one whose slope is right."""
-    net = nn.Linear(1, 2, dtype=F64)
-    with torch.no_grad():
-        net.weight.zero_(), net.bias.copy_(T([0.5, 0.0]))
+    net = constant(probs)
 
     def coins(**weights):
-        probs = torch.func.functional_call(net, weights, (T([0.0]),))
-        return Independent(Bernoulli(probs), 1)
+        return Independent(Bernoulli(torch.func.functional_call(net, weights, (T([1.0]),))), 1)
 
-    with pytest.raises(ValueError, match="that torch clamps it"):
-        exact_gradient(
-            lambda b: 3 * b[..., 0] + b[..., 1],
-            coins,
-            dict(net.named_parameters()),
-            per_replicate=True,
-        )
+    with pytest.raises(ValueError, match=r"^no exact gradient: .* that torch clamps it"):
+        exact_gradient(f, coins, dict(net.named_parameters()), per_replicate=True)
 
 
 def test_what_is_infinite_where_the_density_is_zero():
-    net = nn.Linear(1, 1, dtype=F64)
-    with torch.no_grad():
-        net.weight.zero_(), net.bias.fill_(-800.0)
-
-    def coin(**weights):
-        return Bernoulli(logits=torch.func.functional_call(net, weights, (T([[1.0]]),)).squeeze())
-
+    net = constant([-800.0])
     truth = exact_gradient(
-        lambda b: torch.where(b == 1, math.inf, b),
-        coin,
+        lambda b: torch.where(b[..., 0] == 1, math.inf, b[..., 0]),
+        coins_of(net, T([1.0])),
         dict(net.named_parameters()),
         per_replicate=True,
     )

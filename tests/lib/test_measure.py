@@ -637,17 +637,22 @@ def together(**p):
     return Independent(Normal(torch.stack(list(p.values()), -1), 1.0), 1)
 
 
-@pytest.mark.parametrize(("count", "rows"), [(4, 8), (5, 2)])
-def test_more_than_four_parameters_share_a_row(count, rows):
+def compare_on_squares(estimators, count, replicates, off=0.0):
+    """The mean of the sum of squares, for so many parameters; the truth of p0 is told wrong."""
     parameters = many(count)
-    table = compare(
-        {"a": Pathwise(), "b": ScoreFunction()},
+    return compare(
+        estimators,
         lambda z: z.square().sum(-1),
         together,
         parameters,
-        replicates=2000,
-        truth={name: 2 * value for name, value in parameters.items()},
+        replicates=replicates,
+        truth={n: 2 * value - (off if n == "p0" else 0) for n, value in parameters.items()},
     )
+
+
+@pytest.mark.parametrize(("count", "rows"), [(4, 8), (5, 2)])
+def test_more_than_four_parameters_share_a_row(count, rows):
+    table = compare_on_squares({"a": Pathwise(), "b": ScoreFunction()}, count, 2000)
     assert len(str(table).splitlines()) == rows + 2
     assert table._repr_html_().count("<tr>") == rows + 1
     assert len(table.rows) == 2 * count and len(table.totals) == 2
@@ -663,14 +668,7 @@ def test_more_than_four_parameters_share_a_row(count, rows):
     assert ("Bias is that of the entry with most of it" in str(table)) is (count == 5)
     figure = table.plot()
     assert len(figure.axes) == (4 if count == 4 else 1)
-    wrong = compare(
-        {"a": Pathwise()},
-        lambda z: z.square().sum(-1),
-        together,
-        parameters,
-        replicates=2000,
-        truth={name: 2 * value - (1 if name == "p0" else 0) for name, value in parameters.items()},
-    ).totals[0]
+    wrong = compare_on_squares({"a": Pathwise()}, count, 2000, off=1.0).totals[0]
     assert wrong.biased is True and wrong.bias == pytest.approx(1.0, abs=0.3)
     assert wrong.squared_bias == pytest.approx(wrong.bias**2, rel=0.05)
 
@@ -747,20 +745,12 @@ def test_a_picture_of_thirteen_estimators():
 @pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (2, (1, 2)), (3, (2, 2)), (4, (2, 2))])
 def test_a_panel_for_each_parameter(count, shape):
     """Two side by side, under their names, and none that is empty."""
-    parameters = many(count)
-    table = compare(
-        {"a": Pathwise(), "b": ScoreFunction()},
-        lambda z: z.square().sum(-1),
-        together,
-        parameters,
-        replicates=50,
-        truth={name: 2 * value for name, value in parameters.items()},
-    )
+    table = compare_on_squares({"a": Pathwise(), "b": ScoreFunction()}, count, 50)
     figure = table.plot()
     grid = figure.axes[0].get_subplotspec().get_gridspec()
     assert (grid.nrows, grid.ncols) == shape
     titles = [panel.get_title() for panel in figure.axes]
-    assert titles == [f"gradient with respect to {name}" for name in parameters]
+    assert titles == [f"gradient with respect to {name}" for name in many(count)]
     assert tuple(figure.get_size_inches()) == pytest.approx((7.0, 3.2 * shape[0] + 0.25))
     matplotlib.pyplot.close("all")
 
@@ -806,7 +796,6 @@ def test_the_squared_bias_is_that_of_the_entries_that_have_one():
     torch.manual_seed(0)
     row = compare({"it": estimator}, square, make, at, replicates=100).rows[0]
     torch.manual_seed(0)
-    module._sizes(square, make, at, False)  # draws nothing from our stream
     measured = measure(estimator, square, make, at, replicates=100)
     off = (measured.mean["loc"] - truth).square()
     excess = off - measured.standard_error["loc"].square()
@@ -895,9 +884,8 @@ def test_progress(monkeypatch, disabled):
     compare({"a": Pathwise(), "b": ScoreFunction()}, square, Normal, NORMAL, replicates=100)
     ((bar, options),) = bars
     assert bar.steps == options["total"] == 200 and bar.names == ["a", "b"]
-    assert (
-        options["leave"] is False and options["delay"] == 1 and options["disable"] is bool(disabled)
-    )
+    assert options["delay"] == 1 and options["disable"] is bool(disabled)
+    assert options["leave"] is False
 
 
 def test_a_baseline_inside_an_estimator_is_left_as_it_was():
