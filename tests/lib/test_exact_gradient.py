@@ -909,7 +909,7 @@ def test_compare_on_the_weights_of_an_encoder():
     table = compare(
         estimators,
         f,
-        lambda **w: Independent(Bernoulli(logits=torch.func.functional_call(encoder, w, (x,))), 1),
+        coins_of(encoder, x),
         weights,
         num_samples=2,
         replicates=400,
