@@ -237,7 +237,7 @@ def _depends_on(values: Tensor, z: Tensor) -> bool:
         return True  # the tracer has no graph to walk
     # A leaf stands in the graph as the node that accumulates its gradient.
     goal = z.grad_fn if z.grad_fn is not None else z.view_as(z).grad_fn.next_functions[0][0]
-    return any(node is goal for node in graph_of(values))
+    return goal in graph_of(values)
 
 
 def discrete_logits(
@@ -272,7 +272,7 @@ _TORCH = {
 }
 # Noise, and the sample that it becomes.
 _FROM_NOISE = {
-    Bernoulli: (torch.rand, lambda q, noise: below(noise, q.probs.detach())),
+    Bernoulli: (torch.rand, lambda q, noise: below(noise, q.probs)),
     Normal: (torch.randn, lambda q, noise: q.loc.detach() + q.scale.detach() * noise),
 }
 
@@ -284,11 +284,17 @@ def draw(distribution: Distribution, num_samples: int) -> Tensor:
     6e-8. `torch.bernoulli` does just that, number by number.
     """
     bits = _by_torch(distribution, "sample", Bernoulli)
-    if bits is None or holds_nan(bits.probs):  # torch refuses NaN
+    probs = None if bits is None else _probabilities(bits)
+    if probs is None or holds_nan(probs):  # torch refuses NaN
         return sampled(distribution, (num_samples,))
-    probs = bits.probs.detach()
     noise = uniform_noise((num_samples, *probs.shape), dtype=probs.dtype, device=probs.device)
     return below(noise, probs).to(probs.dtype)
+
+
+def _probabilities(bits: Bernoulli) -> Tensor:
+    """`bits.probs`; made by torch from logits, it would bring a graph and take twice the time."""
+    known = vars(bits).get("probs")
+    return bits.logits.detach().sigmoid() if known is None else known
 
 
 def uniform_noise(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -516,9 +522,9 @@ class _Attach(Function):
 
     @staticmethod
     def backward(ctx, slope):
-        source, gradient = ctx.saved_tensors
+        _, gradient = ctx.saved_tensors
         weighted = beside(slope, gradient.ndim) * gradient
-        return slope, _once(weighted, source, ctx.name), None, None
+        return slope, _once(ctx, weighted), None, None
 
 
 def first_order(name: str, source: Tensor) -> Tensor:
@@ -542,14 +548,14 @@ class _FirstOrder(Function):
 
     @staticmethod
     def backward(ctx, slope):
-        (source,) = ctx.saved_tensors
-        return _once(slope, source, ctx.name), None
+        return _once(ctx, slope), None
 
 
 def handed_on(name: str, hard: Tensor, soft: Tensor) -> Tensor:
     """`hard`, whose gradient `soft` gets, and no second derivative, naming estimator `name`.
 
-    `soft` has the shape of `hard` without its first dimension.
+    `soft` has the shape of `hard` without its first dimension. Both results share memory: `hard`
+    is to be nobody else's.
     """
     return _HandedOn.call(hard, soft, name)
 
@@ -557,7 +563,7 @@ def handed_on(name: str, hard: Tensor, soft: Tensor) -> Tensor:
 class _HandedOn(Function):
     @staticmethod
     def forward(hard, soft, name):
-        return hard.clone()
+        return hard.detach()
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -566,14 +572,17 @@ class _HandedOn(Function):
 
     @staticmethod
     def backward(ctx, slope):
-        (soft,) = ctx.saved_tensors
-        total = slope[0] if len(slope) == 1 else slope.sum(0)
-        return None, _once(total, soft, ctx.name), None
+        return None, _once(ctx, slope[0] if len(slope) == 1 else slope.sum(0)), None
 
 
-def _once(gradient: Tensor, source: Tensor, name: str) -> Tensor:
-    """`gradient`, whose own derivative is refused where a graph for one is being made."""
-    return _Once.call(gradient, source, name) if torch.is_grad_enabled() else gradient
+def _once(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+    """`gradient`, whose own derivative is refused where a graph for one is being made.
+
+    `ctx` saved what it is a gradient of first, and the estimator's name.
+    """
+    if not torch.is_grad_enabled():
+        return gradient
+    return _Once.call(gradient, ctx.saved_tensors[0], ctx.name)
 
 
 class _Once(Function):

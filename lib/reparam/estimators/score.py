@@ -116,9 +116,13 @@ class ScoreFunction:
 
 
 def _estimate(values: Tensor, b: Tensor, ratio: Tensor) -> Tensor:
-    """The mean of `values`, whose gradient has the baseline `b`."""
-    nothing = ratio.expm1()  # 0, with the derivatives of the density relative to itself
-    return (values + (values - b.detach().to(values)) * nothing).mean(0)
+    """The mean of `values`, whose gradient has the baseline `b`.
+
+    That is the mean of `b + (values - b) exp(ratio)`, at a ratio of 0: of the values as they are.
+    """
+    dtype = torch.promote_types(values.dtype, ratio.dtype)
+    weight = ratio.exp().to(dtype)
+    return torch.lerp(b.detach().to(weight), values.to(dtype), weight).mean(0)
 
 
 def _check_fits(b: Tensor, values: Tensor) -> None:
@@ -140,10 +144,10 @@ def _check_fits(b: Tensor, values: Tensor) -> None:
 
 def _support_moves(distribution: Distribution) -> bool:
     """Whether a bound of the support is a function of parameters that want a gradient."""
-    bounds = _bounds(support_of(distribution))
+    base = innermost(distribution)
+    bounds = _bounds(support_of(base))
     if any(isinstance(bound, Tensor) and bound.requires_grad for bound in bounds):
         return True
-    base = innermost(distribution)
     # torch says of a transformed distribution only where its last transform may lead.
     is_plain = getattr(type(base), "support", None) is TransformedDistribution.support
     return is_plain and _edges_move(base)

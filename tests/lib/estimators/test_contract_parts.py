@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,17 +27,27 @@ PROBS = torch.tensor([0.2, 0.5, 0.9])
 # --- draws ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("given", ["probs", "logits"])
 @pytest.mark.parametrize("layers", [0, 1, 2])
-def test_a_bit_is_one_where_a_uniform_number_lies_below(layers):
-    probs = PROBS.expand(4, 3).clone().requires_grad_()
-    q = Bernoulli(probs)
+def test_a_bit_is_one_where_a_uniform_number_lies_below(layers, given):
+    parameter = PROBS.expand(4, 3).clone().requires_grad_()
+    probs = parameter if given == "probs" else parameter.sigmoid()
+    q = Bernoulli(**{given: parameter})
     for _ in range(layers):
         q = Independent(q, 1)
     torch.manual_seed(3)
-    drawn = _contract.draw(q, 5)
+    drawn = _contract.draw(q, 100)
     torch.manual_seed(3)
-    assert torch.equal(drawn, (torch.rand(5, 4, 3) < probs).float())
+    assert torch.equal(drawn, (torch.rand(100, 4, 3) < probs).float())
     assert not drawn.requires_grad
+
+
+def test_probabilities_are_those_given_or_made_without_a_graph():
+    given = Bernoulli(PROBS.clone().requires_grad_())
+    assert _contract._probabilities(given) is given.probs
+    logits = PROBS.clone().requires_grad_()
+    made = _contract._probabilities(Bernoulli(logits=logits))
+    assert torch.equal(made, logits.sigmoid()) and not made.requires_grad
 
 
 class OwnSamples(Bernoulli):
@@ -281,7 +292,8 @@ def also_trained(value):
 
 
 def once(value):
-    return _contract._once(value, torch.ones(2, requires_grad=True), "SPSA")
+    ctx = SimpleNamespace(saved_tensors=(torch.ones(2, requires_grad=True),), name="SPSA")
+    return _contract._once(ctx, value)
 
 
 @pytest.mark.parametrize("give", [attached, also_trained, once])
