@@ -47,9 +47,11 @@ def in_blocks(function: Callable, *tensors: Tensor) -> tuple[Tensor, ...]:
 
 def summed(density: Tensor, weights: Tensor) -> Tensor:
     """`density @ weights`, which autocast would compute in 16 bits."""
-    if not torch.amp.is_autocast_available(density.device.type):
+    device = density.device.type
+    # torch.compile of torch 2.6 cannot look; what it compiles for knows autocast.
+    if not (torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)):
         return density @ weights
-    with torch.autocast(density.device.type, enabled=False):
+    with torch.autocast(device, enabled=False):
         return density @ weights
 
 

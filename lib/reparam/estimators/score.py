@@ -130,7 +130,7 @@ def _check_fits(b: Tensor, values: Tensor) -> None:
         raise TypeError(f"a baseline must return a tensor, got {type(b).__name__}")
     shape, wanted = tuple(b.shape), tuple(values.shape)
     if len(shape) > len(wanted) or any(
-        a not in (1, b) for a, b in zip(reversed(shape), reversed(wanted), strict=False)
+        shape[-i] not in (1, wanted[-i]) for i in range(1, len(shape) + 1)
     ):
         raise ValueError(
             f"a baseline must fit the values of f, {wanted} or its last dimensions, got {shape}"

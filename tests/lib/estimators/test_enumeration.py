@@ -351,5 +351,3 @@ def test_what_is_no_estimator_is_named():
             RaoBlackwell(outer, [0])
     with pytest.raises(TypeError, match="max_points must be an int, got str"):
         Enumeration("a")
-    with pytest.raises(TypeError, match=r"got the class LeaveOneOut: use LeaveOneOut\(\)"):
-        ScoreFunction(LeaveOneOut)

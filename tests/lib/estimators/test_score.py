@@ -647,6 +647,7 @@ def test_under_torch_compile(name):
     ("make", "error", "says"),
     [
         (lambda: ScoreFunction(0.5), TypeError, r"got float: for a number use Constant\(0.5\)"),
+        (lambda: ScoreFunction(LeaveOneOut), TypeError, r"the class LeaveOneOut: use LeaveOneOut"),
         (lambda: ScoreFunction(Learned(linear())), TypeError, r"pass baseline=learned.at\(x\)"),
         (lambda: ScoreFunction(NVIL(linear())), TypeError, r"pass baseline=nvil.at\(x\)"),
         (lambda: Constant("mean"), TypeError, "must be a number or a tensor, got str"),
