@@ -698,7 +698,7 @@ def test_temperatures_at_the_ends_of_the_arithmetic(draw, dtype):
     """All that is let in gives numbers, where logits are of moderate size."""
     limits = torch.finfo(torch.promote_types(dtype, torch.float32))
     least, logits = limits.tiny / limits.eps, torch.zeros(2, 3, dtype=dtype)
-    for temperature in (1.01 * least, 0.99 / least):
+    for temperature in (least, 1.01 * least, 0.99 / least, 1 / least):
         for given in (temperature, torch.tensor(temperature, dtype=torch.float64)):
             assert not draw(logits, given).isnan().any()
     for temperature in (0.99 * least, 1.01 / least):
