@@ -56,16 +56,16 @@ def joint_shape(*shapes: torch.Size) -> torch.Size | None:
 def below(noise: Tensor, bound: Tensor) -> Tensor:
     """1 where `noise < bound`, else 0, in the dtype of the noise.
 
-    As numbers at once: to make booleans and then numbers of them takes seven times as long.
+    In place, on a copy: a comparison that makes booleans takes six times as long to become numbers.
     """
     if is_plain():
-        return torch.lt(noise, bound, out=torch.empty_like(noise))
+        return noise.clone().lt_(bound)
     return (noise < bound).to(noise.dtype)
 
 
 def above_zero(z: Tensor) -> Tensor:
     """1 where `z > 0`, else 0, in the dtype of `z`, as quickly as `below`."""
-    return torch.gt(z, 0, out=torch.empty_like(z)) if is_plain() else (z > 0).to(z.dtype)
+    return z.detach().clone().gt_(0) if is_plain() else (z > 0).to(z.dtype)
 
 
 def graph_of(tensor: Tensor) -> Iterator[torch.autograd.graph.Node]:

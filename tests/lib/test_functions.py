@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from reparam._functions import (
     Function,
@@ -89,6 +90,13 @@ def test_what_is_above_zero_is_one_without_a_slope(way):
     found = above(z)
     assert found.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
     assert not found.requires_grad and torch.equal(z, VALUES)
+
+
+def test_comparisons_of_what_has_a_tangent():
+    with forward_ad.dual_level():
+        z = forward_ad.make_dual(VALUES.clone(), torch.ones_like(VALUES))
+        assert above_zero(z).tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
+        assert below(torch.zeros(5), z.detach()).tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(

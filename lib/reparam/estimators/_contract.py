@@ -272,7 +272,7 @@ _TORCH = {
 }
 # Noise, and the sample that it becomes.
 _FROM_NOISE = {
-    Bernoulli: (torch.rand, lambda q, noise: below(noise, q.probs)),
+    Bernoulli: (torch.rand, lambda q, noise: below(noise, q.probs.detach())),
     Normal: (torch.randn, lambda q, noise: q.loc.detach() + q.scale.detach() * noise),
 }
 
@@ -292,9 +292,9 @@ def draw(distribution: Distribution, num_samples: int) -> Tensor:
 
 
 def _probabilities(bits: Bernoulli) -> Tensor:
-    """`bits.probs`; made by torch from logits, it would bring a graph and take twice the time."""
+    """`bits.probs` without a graph, which torch would make with it, in twice the time."""
     known = vars(bits).get("probs")
-    return bits.logits.detach().sigmoid() if known is None else known
+    return bits.logits.detach().sigmoid() if known is None else known.detach()
 
 
 def uniform_noise(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:

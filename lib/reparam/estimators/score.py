@@ -129,6 +129,7 @@ def _check_fits(b: Tensor, values: Tensor) -> None:
     if not isinstance(b, Tensor):
         raise TypeError(f"a baseline must return a tensor, got {type(b).__name__}")
     shape, wanted = tuple(b.shape), tuple(values.shape)
+    # By index: torch.compile of torch 2.6 loses its way with a zip.
     if len(shape) > len(wanted) or any(
         shape[-i] not in (1, wanted[-i]) for i in range(1, len(shape) + 1)
     ):
@@ -144,10 +145,10 @@ def _check_fits(b: Tensor, values: Tensor) -> None:
 
 def _support_moves(distribution: Distribution) -> bool:
     """Whether a bound of the support is a function of parameters that want a gradient."""
-    base = innermost(distribution)
-    bounds = _bounds(support_of(base))
+    bounds = _bounds(support_of(distribution))
     if any(isinstance(bound, Tensor) and bound.requires_grad for bound in bounds):
         return True
+    base = innermost(distribution)
     # torch says of a transformed distribution only where its last transform may lead.
     is_plain = getattr(type(base), "support", None) is TransformedDistribution.support
     return is_plain and _edges_move(base)

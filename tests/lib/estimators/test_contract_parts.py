@@ -42,12 +42,12 @@ def test_a_bit_is_one_where_a_uniform_number_lies_below(layers, given):
     assert not drawn.requires_grad
 
 
-def test_probabilities_are_those_given_or_made_without_a_graph():
-    given = Bernoulli(PROBS.clone().requires_grad_())
-    assert _contract._probabilities(given) is given.probs
-    logits = PROBS.clone().requires_grad_()
-    made = _contract._probabilities(Bernoulli(logits=logits))
-    assert torch.equal(made, logits.sigmoid()) and not made.requires_grad
+def test_probabilities_come_without_a_graph():
+    parameter = PROBS.clone().requires_grad_()
+    found = _contract._probabilities(Bernoulli(parameter))
+    assert found.data_ptr() == parameter.data_ptr() and not found.requires_grad
+    made = _contract._probabilities(Bernoulli(logits=parameter))
+    assert torch.equal(made, parameter.sigmoid()) and not made.requires_grad
 
 
 class OwnSamples(Bernoulli):

@@ -29,6 +29,7 @@ from torch.distributions import (
     TransformedDistribution,
     Uniform,
     Weibull,
+    constraints,
 )
 
 from reparam.estimators import (
@@ -647,7 +648,11 @@ def test_under_torch_compile(name):
     ("make", "error", "says"),
     [
         (lambda: ScoreFunction(0.5), TypeError, r"got float: for a number use Constant\(0.5\)"),
-        (lambda: ScoreFunction(LeaveOneOut), TypeError, r"the class LeaveOneOut: use LeaveOneOut"),
+        (
+            lambda: ScoreFunction(LeaveOneOut),
+            TypeError,
+            r"got the class LeaveOneOut: use LeaveOneOut\(\)",
+        ),
         (lambda: ScoreFunction(Learned(linear())), TypeError, r"pass baseline=learned.at\(x\)"),
         (lambda: ScoreFunction(NVIL(linear())), TypeError, r"pass baseline=nvil.at\(x\)"),
         (lambda: Constant("mean"), TypeError, "must be a number or a tensor, got str"),
@@ -696,6 +701,18 @@ def transformed(base, *steps):
     return TransformedDistribution(base, list(steps))
 
 
+class UpTo(Independent):
+    """A layer with an edge of its own."""
+
+    def __init__(self, base, edge):
+        super().__init__(base, 0, validate_args=False)
+        self.edge = edge
+
+    @property
+    def support(self):
+        return constraints.interval(0.0, self.edge)
+
+
 class Labeled(AffineTransform):
     """Holds a tensor that it does not use."""
 
@@ -720,6 +737,7 @@ MOVING = {
     "inner": lambda p: transformed(transformed(UNIT, AffineTransform(0.0, p + 2)), ExpTransform()),
     "hidden": lambda p: transformed(UNIT, CumulativeDistributionTransform(Normal(p, 1.0))),
     "labeled": lambda p: transformed(UNIT, Labeled(0.0, p + 2)),
+    "layer": lambda p: UpTo(Uniform(0.0, 9.0), p + 2),
     "several at once": lambda p: transformed(
         Independent(Uniform(torch.zeros(2), 1.0), 1), AffineTransform(0.0, p + 2, event_dim=1)
     ),
